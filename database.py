@@ -1,0 +1,187 @@
+"""The database: picks it by its URL, brings its schema to head on start-up, runs one statement at a time."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import psycopg2
+import sqlalchemy
+from sqlalchemy import Connection, Executable, make_url
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.sql.compiler import SQLCompiler
+
+import postgres
+import sqlite
+from errors import Unavailable
+from models import TASK
+from queries import Query
+from settings import Settings
+
+log = logging.getLogger("tasks")
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[:4]
+_LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
+_PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
+_version = sqlalchemy.select(sqlalchemy.literal_column("version_num")).select_from(
+    sqlalchemy.table("alembic_version")
+)
+
+
+class StartupError(Exception):
+    """The database cannot be used; the message says why in one line, without secrets."""
+
+
+class Result(NamedTuple):
+    """The rows of a statement, and how many rows it touched."""
+
+    rows: list[tuple[Any, ...]]
+    count: int
+
+
+class _Compiled(NamedTuple):
+    sql: str
+    constants: Mapping[str, Any]
+    to_sql: tuple[tuple[str, Callable[[Any], Any]], ...]  # parameters to convert
+    from_sql: tuple[tuple[int, Callable[[Any], Any]], ...]  # columns to convert
+
+
+class Database:
+    """One database, whichever it is: all that handlers know."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.database_url.get_secret_value()
+        self._size = settings.db_pool_size
+        self._file = make_url(self._url).database if self._url.startswith("sqlite:") else None
+        self._dialect: Dialect = (
+            sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()
+        )
+        self._compiled = lru_cache(maxsize=2048)(self._compile)
+        self._pool: sqlite.Pool | postgres.Pool
+
+    def __str__(self) -> str:
+        """Where the data is; never the password."""
+        if self._file:
+            return f"SQLite at {Path(self._file).absolute()}"
+        given = psycopg2.extensions.parse_dsn(self._url)
+        return f"PostgreSQL at {given.get('host', 'this machine')}/{given.get('dbname', '')}"
+
+    async def open(self) -> None:
+        """Get ready to run statements, with the schema at head; raise `StartupError` if that cannot be."""
+        self._pool = sqlite.Pool(self._file) if self._file else postgres.Pool(self._url, self._size)
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                if not await self.is_current():
+                    await asyncio.to_thread(self._bring_to_head)
+                return
+            except (Unavailable, OperationalError) as error:
+                if time.monotonic() > deadline:
+                    reason = f"did not answer for {_PATIENCE:.0f} s"
+                    raise StartupError(f"DATABASE_URL: {self} {reason}") from error
+            await asyncio.sleep(0.5)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+    async def run(self, query: Query) -> Result:
+        """Run one statement, atomically and in one round trip; raise `Unavailable` if it cannot be."""
+        compiled = self._compiled(query.statement)
+        parameters = {**compiled.constants, **query.parameters}
+        for name, convert in compiled.to_sql:
+            parameters[name] = convert(parameters[name])
+        rows, count = await self._pool.run(compiled.sql, parameters, repeatable=query.repeatable)
+        if rows and compiled.from_sql:
+            rows = [_converted(row, compiled.from_sql) for row in rows]
+        return Result(rows, count)
+
+    async def is_current(self) -> bool:
+        """Return whether the database has the schema that this code is written for."""
+        try:
+            return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
+        except psycopg2.errors.UndefinedTable:
+            return False
+        except sqlite3.OperationalError:  # no such table
+            return False
+
+    def _compile(self, statement: Executable) -> _Compiled:
+        sql = statement.compile(dialect=self._dialect)
+        assert isinstance(sql, SQLCompiler)
+        constants = {name: value for name, value in sql.params.items() if value is not None}
+        to_sql = (
+            (name, sql.binds[name].type.dialect_impl(self._dialect).bind_processor(self._dialect))
+            for name in sql.params
+        )
+        columns = getattr(statement, "exported_columns", ())
+        from_sql = (
+            (place, column.type.dialect_impl(self._dialect).result_processor(self._dialect, None))
+            for place, column in enumerate(columns)
+        )
+        return _Compiled(
+            sql.string,
+            constants,
+            tuple((name, convert) for name, convert in to_sql if convert),
+            tuple((place, convert) for place, convert in from_sql if convert),
+        )
+
+    def _bring_to_head(self) -> None:
+        """Upgrade the schema in one transaction, while every other process that starts up waits."""
+        from alembic import command  # only who upgrades pays for loading it
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        with self.schema_transaction() as connection:
+            tables = sqlalchemy.inspect(connection).get_table_names()
+            if TASK.name in tables and "alembic_version" not in tables:
+                raise StartupError(
+                    f"DATABASE_URL: {self} already has a table {TASK.name!r} that is not this service's; "
+                    "nothing was changed"
+                )
+            config = Config()
+            config.set_main_option("script_location", str(_MIGRATIONS))
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise StartupError(
+                    f"DATABASE_URL: {self} has a schema not of this service: {error}"
+                ) from error
+
+    @contextmanager
+    def schema_transaction(self) -> Iterator[Connection]:
+        """Open the one transaction in which the schema may change."""
+        if self._file:
+            file = self._file
+            engine = sqlalchemy.create_engine("sqlite://", creator=lambda: sqlite.connect(file))
+            lock = "BEGIN IMMEDIATE"
+        else:
+            options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
+            engine = sqlalchemy.create_engine(
+                "postgresql+psycopg2://", creator=lambda: psycopg2.connect(self._url, **options)
+            )
+            lock = f"SELECT pg_advisory_xact_lock({_LOCK})"
+        sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+
+def _converted(
+    row: tuple[Any, ...], converters: tuple[tuple[int, Callable[[Any], Any]], ...]
+) -> tuple[Any, ...]:
+    values = list(row)
+    for place, convert in converters:
+        values[place] = convert(values[place])
+    return tuple(values)

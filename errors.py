@@ -1,0 +1,173 @@
+"""Every failure that a client can meet, and how each becomes `application/problem+json` (RFC 9457).
+
+    HTTPException
+    └── ApiError                what this service raises
+        ├── InvalidInput  422   names the field and the rule
+        └── Unavailable   503   the database is away or overloaded; carries Retry-After
+
+`install` hands them, and all that FastAPI and Starlette raise, to one writer.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("tasks")
+
+FieldErrors = Sequence[Mapping[str, str]]
+# Python 3.11 still knows these by the names of RFC 7231.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+_PLAIN = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field that can be set",
+    "model_attributes_type": "must be a JSON object",
+    "string_unicode": "must be text without lone surrogates",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+}
+
+
+class ApiError(HTTPException):
+    """A failure with its HTTP status, one plain sentence, and the fields at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: FieldErrors = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.errors = errors
+
+
+class InvalidInput(ApiError):
+    """422: one or more `{"field", "message", "in"}`."""
+
+    def __init__(self, errors: FieldErrors) -> None:
+        detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
+        super().__init__(422, detail, errors=errors)
+
+
+class Unavailable(ApiError):
+    """503: try again soon."""
+
+    def __init__(self, detail: str = "The database is not available right now.") -> None:
+        super().__init__(503, detail, headers={"Retry-After": "1"})
+
+
+def rule(error: Mapping[str, Any]) -> str:
+    """Return the rule that a Pydantic error stands for, as the end of a sentence about the field."""
+    if plain := _PLAIN.get(error["type"]):
+        return plain
+    message = re.sub(r"^(Input|String|Value|List|Number|Data)\b.*? should ", "must ", error["msg"])
+    return message[:1].lower() + message[1:]
+
+
+def field_error(where: str, field: str, message: str) -> dict[str, str]:
+    """Return one entry of a problem's `errors`; `where` is body, path, query or header."""
+    # An unknown field is named by the client: keep the answer short and valid Unicode.
+    field = field.encode("utf-8", "backslashreplace").decode()[:100]
+    return {"field": field, "message": message, "in": where}
+
+
+def _from_pydantic(error: Mapping[str, Any]) -> dict[str, str]:
+    where, *path = error["loc"]
+    field = ".".join(str(part) for part in path) or str(where)
+    return field_error(str(where), field, rule(error))
+
+
+def problem(request: Request, error: ApiError) -> Response:
+    """Return the RFC 9457 answer for `error`."""
+    status = error.status_code
+    body = {
+        "type": "about:blank",
+        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.detail,
+        "message": error.detail,
+        "errors": error.errors,
+        "request_id": request.scope.get("request_id", ""),
+    }
+    return Response(to_json(body), status, error.headers, "application/problem+json")
+
+
+def _allowed_methods(request: Request) -> str:
+    methods: set[str] = {"OPTIONS"}
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+async def _http_exception(request: Request, exc: HTTPException) -> Response:
+    if isinstance(exc, ApiError):
+        return problem(request, exc)
+    if exc.status_code == 405:
+        allow = {"Allow": _allowed_methods(request)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        detail = f"{request.method} is not possible here; {allow['Allow']} are."
+        return problem(request, ApiError(405, detail, headers=allow))
+    detail = {
+        400: "The body is not valid JSON in UTF-8.",
+        404: "There is nothing at this path.",
+        413: "The body is larger than 256 KiB.",
+    }.get(exc.status_code, str(exc.detail))
+    headers = dict(exc.headers) if exc.headers else None
+    return problem(request, ApiError(exc.status_code, detail, headers=headers))
+
+
+async def _invalid_request(request: Request, exc: RequestValidationError) -> Response:
+    errors = exc.errors()
+    if any(error["type"] == "json_invalid" for error in errors):
+        return problem(request, ApiError(400, "The body is not valid JSON in UTF-8."))
+    # FastAPI leaves a body that is not declared as JSON unread, as bytes.
+    if isinstance(exc.body, bytes):
+        return problem(request, ApiError(415, "The Content-Type must be application/json."))
+    return problem(request, InvalidInput([_from_pydantic(error) for error in errors]))
+
+
+class Unexpected:
+    """Middleware that answers what nothing else has caught with a problem 500.
+
+    Starlette would do so outside all other middleware, where the answer gets no CORS headers and a browser
+    reports a CORS failure instead.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            log.error("unexpected error, request %s", scope.get("request_id"), exc_info=error)
+            detail = "Something went wrong on the server; it has been logged."
+            await problem(Request(scope), ApiError(500, detail))(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` the handlers of this module."""
+    app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _invalid_request)  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""The app: `uvicorn main:app`.
+
+A request passes the envelope (request id, log line, shape of the path), CORS, then the router. Whatever fails on
+the way comes back as a problem, see `errors.py`.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Final
+from uuid import uuid4
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import errors
+from auth import Owners
+from database import Database, StartupError
+from routes.tasks import MAX_BODY, build_router
+from settings import Settings, load_settings, refuse_to_start
+
+log = logging.getLogger("tasks")
+
+_REQUEST_ID: Final = re.compile(rb"[\w.:/+=-]{1,128}")
+_THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_EXPOSED: Final = (
+    "ETag",
+    "Link",
+    "Location",
+    "Retry-After",
+    "X-Total-Count",
+    "X-Request-ID",
+    "Idempotency-Replayed",
+)
+
+
+class Envelope:
+    """What every request gets: an id, one log line, HEAD wherever GET is, a path without its trailing slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter()
+        request_id, inner = _enter(scope)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", request_id))
+            await send(message)
+
+        try:
+            await self.app(inner, receive, send_with_id)
+        finally:
+            if log.isEnabledFor(logging.INFO):
+                log.info(
+                    "%s %s %d %.1f ms %s",
+                    scope["method"],
+                    scope["raw_path"].decode("ascii", "backslashreplace"),
+                    status,
+                    (perf_counter() - started) * 1000,
+                    request_id.decode(),
+                )
+
+
+def _enter(scope: Scope) -> tuple[bytes, Scope]:
+    """Return the id of a request and the scope that the rest of the app shall see."""
+    request_id = b""
+    headers = scope["headers"]
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            request_id = value
+        elif name == b"content-length" and int(value) > MAX_BODY:
+            # Starlette answers a declared size in plain text; one that it counts raises, and is a problem.
+            headers = [header for header in headers if header[0] != b"content-length"]
+    request_id = request_id or uuid4().hex.encode()
+    path = scope["path"]
+    return request_id, {
+        **scope,
+        "headers": headers,
+        "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+        "path": path[:-1] if path.endswith("/") and len(path) > 1 else path,
+        "request_id": request_id.decode(),
+    }
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the service for these settings."""
+    _configure_logging(settings)
+    database = Database(settings)
+    owners = Owners(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            await database.open()
+        except StartupError as error:
+            refuse_to_start(str(error))
+        # The envelope writes the line a request; uvicorn looks whether anyone listens to its own.
+        logging.getLogger("uvicorn.access").handlers.clear()
+        logging.getLogger("uvicorn.access").propagate = False
+        log.info("%s", _welcome(settings, database))
+        yield
+        await database.close()
+
+    app = FastAPI(
+        title="Tasks",
+        version="1.0.0",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(Envelope),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.origins,
+                allow_origin_regex=None if settings.origins else _THIS_MACHINE,
+                allow_methods=_METHODS,
+                allow_headers=("*",),
+                expose_headers=_EXPOSED,
+                max_age=7200,
+            ),
+            Middleware(errors.Unexpected),
+        ],
+    )
+    errors.install(app)
+    app.include_router(build_router(database, owners.current, prefix="/api/tasks"))
+    app.include_router(build_router(database, owners.named, prefix="/api/{user_id}/tasks"))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """The process is up."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """The database answers and its schema is current."""
+        if not await database.is_current():
+            raise errors.Unavailable("The database does not have this version's schema.")
+        return {"status": "ok"}
+
+    @app.get("/", include_in_schema=False)
+    async def root(request: Request) -> Response:
+        return RedirectResponse(request.scope.get("root_path", "") + "/docs")
+
+    return app
+
+
+def _configure_logging(settings: Settings) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(settings.log_level.upper())
+
+
+def _welcome(settings: Settings, database: Database) -> str:
+    users = (
+        "tokens decide the user" if settings.auth_on else "auth is off: anyone may act as any user"
+    )
+    origins = ", ".join(settings.origins) or "localhost and 127.0.0.1"
+    return f"{database}; {users}; pages of {origins} may call; documentation at /docs"
+
+
+app = create_app(load_settings())

@@ -1,0 +1,74 @@
+"""The one table, `task`, and the types of its columns."""
+
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from sqlalchemy import ARRAY, JSON, BigInteger, Index, Integer, SmallInteger, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import Double, TypeDecorator
+from sqlmodel import Field, SQLModel, desc
+
+Priority = Literal["none", "low", "medium", "high", "urgent"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+# Compared and sorted by code point, as SQLite and Python do, whatever the server's locale.
+CodePointText = Text().with_variant(Text(collation="C"), "postgresql")
+TextList = ARRAY(Text).with_variant(JSON(), "sqlite")
+
+
+class Rank(TypeDecorator[str]):
+    """A priority, stored as its place in `PRIORITIES` so that it sorts by urgency."""
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
+        return None if value is None else PRIORITIES.index(value)  # type: ignore[arg-type]
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
+        return None if value is None else PRIORITIES[value]
+
+
+class Task(SQLModel, table=True):
+    """One task of one user.
+
+    `title_folded` and `description_folded` hold `str.casefold()` of the text, since no two databases agree on
+    what upper case is beyond ASCII. `due_date` is canonical text, either `2026-11-21` or
+    `2026-11-21T10:00:00.000000Z`: two kinds in one column, in chronological order.
+    """
+
+    # SQLite reuses the id of a deleted last row otherwise.
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int | None = Field(
+        default=None, primary_key=True, sa_type=BigInteger().with_variant(Integer, "sqlite")
+    )
+    user_id: str = Field(sa_type=CodePointText)
+    title: str = Field(sa_type=Text)
+    title_folded: str = Field(sa_type=CodePointText)
+    description: str | None = Field(default=None, sa_type=Text)
+    description_folded: str | None = Field(default=None, sa_type=CodePointText)
+    completed: bool = False
+    completed_at: datetime | None = None
+    priority: str = Field(default="none", sa_type=Rank)
+    due_date: str | None = Field(default=None, sa_type=CodePointText)
+    tags: list[str] = Field(default_factory=list, sa_type=TextList)
+    order: float | None = Field(default=None, sa_type=Double)
+    created_at: datetime
+    updated_at: datetime
+    version: int = 1
+    idempotency_key: str | None = Field(default=None, sa_type=CodePointText)
+    idempotency_fingerprint: str | None = Field(default=None, sa_type=Text)
+    idempotency_replays: int = 0
+
+
+TASK = Task.__table__  # type: ignore[attr-defined]
+Index("task_user_id_created_at_id", TASK.c.user_id, desc(TASK.c.created_at), desc(TASK.c.id))
+Index(
+    "task_user_id_idempotency_key",
+    TASK.c.user_id,
+    TASK.c.idempotency_key,
+    unique=True,
+    postgresql_where=TASK.c.idempotency_key.is_not(None),
+    sqlite_where=TASK.c.idempotency_key.is_not(None),
+)

@@ -1,0 +1,408 @@
+"""Every SQL statement on tasks, as pure functions that return one and its parameters; no I/O.
+
+Each is one statement in autocommit, so each is atomic: nothing is read to be written back. Every one names the
+owner first, so somebody else's task is a task that does not exist. A statement of a given shape is built once;
+only its parameters change.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles for SQLite as well
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Boolean
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from filters import TaskFilter
+from models import TASK
+from schemas import TaskCreate, TaskUpdate, timestamp
+
+Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
+
+task = TASK.c
+# What statements return of a task: the fields of `schemas.TaskRead` without `url`, then the version.
+ROW: Final = (
+    task.id,
+    task.user_id,
+    task.title,
+    task.description,
+    task.completed,
+    task.completed_at,
+    task.priority,
+    task.due_date,
+    task.tags,
+    task.order,
+    task.created_at,
+    task.updated_at,
+    task.version,
+)
+_NEW: Final = tuple(TaskCreate.model_fields)
+
+
+class Query(NamedTuple):
+    """A statement, its parameters, and whether sending it twice does no harm."""
+
+    statement: Executable
+    parameters: Mapping[str, Any]
+    repeatable: bool = False
+
+
+def now() -> datetime:
+    """Return the instant in UTC; never a whole second, which would print without its fraction."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond or 1)
+
+
+def fingerprint(new: TaskCreate) -> str:
+    """Return what tells the body of one create from another: a SHA-256 of what it means."""
+    return sha256(new.model_dump_json().encode()).hexdigest()
+
+
+# ---- one task
+
+_owned = task.user_id == bindparam("owner")
+_this = and_(_owned, task.id == bindparam("task_id"))
+_now = bindparam("now", type_=task.updated_at.type)
+_touched = {"updated_at": _now, "version": task.version + 1}
+
+_read = select(*ROW).where(_this)
+_create = (
+    insert(TASK)
+    .values(
+        user_id=bindparam("owner"),
+        title_folded=bindparam("title_folded"),
+        description_folded=bindparam("description_folded"),
+        completed_at=bindparam("completed_at"),
+        created_at=_now,
+        updated_at=_now,
+        version=1,
+        idempotency_replays=0,
+        **{name: bindparam("new_" + name) for name in _NEW},
+    )
+    .returning(*ROW)
+)
+_create_once = (
+    _create.values(
+        idempotency_key=bindparam("key"), idempotency_fingerprint=bindparam("fingerprint")
+    )
+    .on_conflict_do_update(
+        index_elements=[task.user_id, task.idempotency_key],
+        index_where=task.idempotency_key.is_not(None),
+        set_={"idempotency_replays": task.idempotency_replays + 1},
+    )
+    .returning(task.idempotency_replays, task.idempotency_fingerprint)
+)
+
+
+def read_task(owner: str, task_id: int) -> Query:
+    """The task."""
+    return Query(_read, {"owner": owner, "task_id": task_id}, repeatable=True)
+
+
+def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
+    """The new task.
+
+    With an idempotency key: the task that the key made, now or before; then how often the key came again, and
+    the fingerprint of the body that it came with first.
+    """
+    values = {"owner": owner, **_new_values(new)}
+    values["completed_at"] = values["now"] if new.completed else None
+    if key is None:
+        return Query(_create, values)
+    values |= {"key": key, "fingerprint": fingerprint(new)}
+    return Query(_create_once, values, repeatable=True)
+
+
+def update_task(owner: str, task_id: int, change: TaskUpdate, versions: Versions = None) -> Query:
+    """The task, with the fields that `change` sets, if its version is one of `versions`."""
+    fields = tuple(sorted(change.model_fields_set))
+    statement = _update(fields, None if versions is None else len(versions))
+    return Query(statement, _one(owner, task_id, versions) | _new_values(change))
+
+
+def toggle_task(owner: str, task_id: int, versions: Versions = None) -> Query:
+    """The task, completed if it was pending and pending if it was completed."""
+    statement = _toggle(None if versions is None else len(versions))
+    return Query(statement, _one(owner, task_id, versions) | {"now": now()})
+
+
+def delete_task(owner: str, task_id: int, versions: Versions = None) -> Query:
+    """The task as it last was."""
+    statement = _delete(None if versions is None else len(versions))
+    return Query(statement, _one(owner, task_id, versions))
+
+
+@lru_cache(maxsize=256)
+def _update(fields: tuple[str, ...], versions: int | None) -> Executable:
+    return update(TASK).where(_guarded(versions)).values(_changes(fields)).returning(*ROW)
+
+
+@lru_cache(maxsize=64)
+def _toggle(versions: int | None) -> Executable:
+    completed = not_(task.completed)
+    toggled = {"completed": completed, "completed_at": case((completed, _now))}
+    return update(TASK).where(_guarded(versions)).values(toggled | _touched).returning(*ROW)
+
+
+@lru_cache(maxsize=64)
+def _delete(versions: int | None) -> Executable:
+    return delete(TASK).where(_guarded(versions)).returning(*ROW)
+
+
+def _guarded(versions: int | None) -> ColumnElement[bool]:
+    """Return the condition for one task, with what an `If-Match` of so many versions adds."""
+    if versions is None:
+        return _this
+    return and_(_this, task.version.in_([bindparam(f"version_{n}") for n in range(versions)]))
+
+
+def _one(owner: str, task_id: int, versions: Versions) -> dict[str, Any]:
+    guards = {f"version_{n}": version for n, version in enumerate(versions or ())}
+    return {"owner": owner, "task_id": task_id, **guards}
+
+
+def _changes(fields: tuple[str, ...]) -> dict[str, Any]:
+    """Return the SET clause for `fields`; without any, one that changes nothing."""
+    changes: dict[str, Any] = {name: bindparam("new_" + name) for name in fields}
+    for name in {"title", "description"}.intersection(fields):
+        changes[name + "_folded"] = bindparam(name + "_folded")
+    if "completed" in fields:
+        since = func.coalesce(task.completed_at, _now)
+        changes["completed_at"] = case((bindparam("new_completed", type_=Boolean()), since))
+    return changes | _touched if fields else {"version": task.version}
+
+
+def _new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
+    return {
+        "now": now(),
+        "title_folded": body.title and body.title.casefold(),
+        "description_folded": body.description and body.description.casefold(),
+        **{"new_" + name: getattr(body, name) for name in _NEW},
+    }
+
+
+# ---- many tasks
+
+# Of a filter, all but its values: (field, operator, how many values `in` has).
+Shape = tuple[tuple[str, str, int], ...]
+
+
+def list_tasks(owner: str, wanted: TaskFilter) -> Query:
+    """One page of tasks, each row followed by how many match in all.
+
+    Past the last page there is one row, of nulls and that count.
+    """
+    statement = _list(_shape(wanted), wanted.sort, wanted.offset > 0)
+    page = {"limit": wanted.limit, "offset": wanted.offset}
+    return Query(statement, _values(owner, wanted) | page, repeatable=True)
+
+
+def update_tasks(owner: str, wanted: TaskFilter, change: TaskUpdate) -> Query:
+    """Nothing but the number of rows: the change made to every match."""
+    statement = _update_all(_shape(wanted), tuple(sorted(change.model_fields_set)))
+    return Query(statement, _values(owner, wanted) | _new_values(change))
+
+
+def delete_tasks(owner: str, wanted: TaskFilter) -> Query:
+    """Nothing but the number of rows: every match deleted."""
+    return Query(_delete_all(_shape(wanted)), _values(owner, wanted))
+
+
+def count_tasks(owner: str, wanted: TaskFilter) -> Query:
+    """The numbers of all matches, of the completed, the pending and the overdue ones."""
+    return Query(_count(_shape(wanted)), _values(owner, wanted), repeatable=True)
+
+
+@lru_cache(maxsize=512)
+def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> Executable:
+    if not skipping:
+        rows = select(*ROW, func.count().over().label("total")).where(_matching(shape))
+        return rows.order_by(*_order_by(sort, task)).limit(bindparam("limit"))
+    total = select(func.count().label("total")).where(_matching(shape)).subquery()
+    page = (
+        select(*ROW, task.title_folded, task.description_folded)
+        .where(_matching(shape))
+        .order_by(*_order_by(sort, task))
+        .limit(bindparam("limit"))
+        .offset(bindparam("offset"))
+        .subquery()
+    )
+    rows = select(*(page.c[column.name] for column in ROW), total.c.total)
+    return rows.select_from(total.outerjoin(page, true())).order_by(*_order_by(sort, page.c))
+
+
+@lru_cache(maxsize=256)
+def _update_all(shape: Shape, fields: tuple[str, ...]) -> Executable:
+    return update(TASK).where(_matching(shape)).values(_changes(fields))
+
+
+@lru_cache(maxsize=256)
+def _delete_all(shape: Shape) -> Executable:
+    return delete(TASK).where(_matching(shape))
+
+
+@lru_cache(maxsize=256)
+def _count(shape: Shape) -> Executable:
+    counts = [
+        func.count().filter(condition).label(name)
+        for name, condition in (
+            ("completed", task.completed),
+            ("pending", not_(task.completed)),
+            ("overdue", _overdue()),
+        )
+    ]
+    return select(func.count().label("total"), *counts).where(_matching(shape))
+
+
+def _order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
+    keys = []
+    for key in sort or ("-created_at",):
+        field = key.removeprefix("-")
+        column = columns.get(field + "_folded", columns[field])
+        ordered = column.desc() if key.startswith("-") else column.asc()
+        keys.append(ordered.nulls_last() if task[field].nullable else ordered)
+    # Newest first among equals where the last key goes down: then the default order is an index's.
+    return [*keys, columns.id.desc() if not sort or sort[-1].startswith("-") else columns.id.asc()]
+
+
+def _shape(wanted: TaskFilter) -> Shape:
+    return tuple(
+        (field, operator, len(value) if operator == "in" else 0)
+        for field, operator, value in wanted.conditions
+    )
+
+
+def _values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
+    present = timestamp(datetime.now(UTC))
+    values = {"owner": owner, "present": present, "today": present[:10]}
+    for place, (_, operator, value) in enumerate(wanted.conditions):
+        values |= {
+            f"p{place}_{n}": v for n, v in enumerate(value if operator == "in" else (value,))
+        }
+    return values
+
+
+def _matching(shape: Shape) -> ColumnElement[bool]:
+    return and_(_owned, *(_clause(f"p{place}", *part) for place, part in enumerate(shape)))
+
+
+def _overdue() -> ColumnElement[bool]:
+    """Return whether a task is due before now and not completed; a day is over when it is over in UTC.
+
+    As text, a day sorts before the instants of that day, so of all that sorts before the present only today
+    itself is not over.
+    """
+    due = task.due_date
+    late = and_(not_(task.completed), due < bindparam("present"), due != bindparam("today"))
+    return func.coalesce(late, false(), type_=Boolean())
+
+
+def _clause(name: str, field: str, operator: str, count: int) -> ColumnElement[bool]:
+    if field == "text":
+        return or_(
+            *(_clause(name, f"{part}_folded", operator, 0) for part in ("title", "description"))
+        )
+    if field == "tags" and operator != "like":
+        holds = has_tag(task.tags, bindparam(f"{name}_0", type_=Text()))
+        return holds if operator == "eq" else not_(holds)
+    column: Any = _overdue() if field == "overdue" else task[field]
+    if operator == "like":
+        return contains(as_text(column), bindparam(f"{name}_0", type_=Text()))
+    if operator == "in":
+        return column.in_([bindparam(f"{name}_{n}", type_=column.type) for n in range(count)])  # type: ignore[no-any-return]
+    return _COMPARISONS[operator](column, bindparam(f"{name}_0", type_=column.type))
+
+
+_COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "eq": lambda column, value: column.is_not_distinct_from(value),
+    "ne": lambda column, value: column.is_distinct_from(value),
+    "lt": lambda column, value: column < value,
+    "gt": lambda column, value: column > value,
+    "lte": lambda column, value: column <= value,
+    "gte": lambda column, value: column >= value,
+}
+
+
+# ---- where the two databases differ
+
+
+class contains(FunctionElement[bool]):  # noqa: N801
+    """Whether the first text holds the second; nothing in it is a wildcard."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+class has_tag(FunctionElement[bool]):  # noqa: N801
+    """Whether the tags hold exactly this one."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+class as_text(FunctionElement[str]):  # noqa: N801
+    """A column as the text that a client sees; of tags, one a line."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(contains, "postgresql")
+def _strpos(element: Any, compiler: Any, **options: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **options)}) > 0"
+
+
+@compiles(contains, "sqlite")
+def _instr(element: Any, compiler: Any, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)}) > 0"
+
+
+@compiles(has_tag, "postgresql")
+def _any(element: Any, compiler: Any, **options: Any) -> str:
+    tags, tag = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{tag} = ANY ({tags})"
+
+
+@compiles(has_tag, "sqlite")
+def _json_each(element: Any, compiler: Any, **options: Any) -> str:
+    tags, tag = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"EXISTS (SELECT 1 FROM json_each({tags}) WHERE value = {tag})"
+
+
+@compiles(as_text, "postgresql")
+def _postgresql_text(element: Any, compiler: Any, **options: Any) -> str:
+    (column,) = element.clauses
+    sql = compiler.process(column, **options)
+    if isinstance(column.type, UTCDateTime):
+        return f"to_char({sql} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+    return f"array_to_string({sql}, chr(10))" if column is task.tags else f"CAST({sql} AS TEXT)"
+
+
+@compiles(as_text, "sqlite")
+def _sqlite_text(element: Any, compiler: Any, **options: Any) -> str:
+    (column,) = element.clauses
+    sql = compiler.process(column, **options)
+    if isinstance(column.type, UTCDateTime):
+        return f"replace({sql}, ' ', 'T') || 'Z'"
+    lines = f"(SELECT group_concat(value, char(10)) FROM json_each({sql}))"
+    return lines if column is task.tags else f"CAST({sql} AS TEXT)"

@@ -1,0 +1,186 @@
+"""The one router of tasks, mounted twice: what a request asks, in the order of the contract's table."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import APIRouter, Body, Depends, Header, Path, Request, Response
+from pydantic_core import to_json
+
+import queries
+from auth import Owner
+from database import Database
+from errors import ApiError, InvalidInput, field_error
+from filters import PAGING, TaskFilter
+from queries import Query, Versions
+from routes.etags import allowed_versions, body_etag, not_modified, task_etag
+from schemas import (
+    Completion,
+    Deleted,
+    IdempotencyKey,
+    Stats,
+    TaskCreate,
+    TaskId,
+    TaskRead,
+    TaskUpdate,
+    Updated,
+)
+
+MAX_BODY = 256 * 1024
+_FIELDS = tuple(TaskRead.model_fields)
+_PRIVATE = {
+    "Cache-Control": "private, no-cache"
+}  # an answer may be kept, and asked about by its ETag
+
+
+def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) -> APIRouter:
+    """Return the routes of one mount; `owner` is the dependency that says whose tasks they are about."""
+    router = APIRouter(prefix=prefix, tags=["tasks"])
+    Whose = Annotated[Owner, Depends(owner)]
+    Id = Annotated[TaskId, Path(alias="id")]
+    IfMatch = Annotated[str | None, Header()]
+    IfNoneMatch = Annotated[str | None, Header()]
+
+    @router.get("", response_model=list[TaskRead])
+    async def list_tasks(
+        request: Request, whose: Whose, if_none_match: IfNoneMatch = None
+    ) -> Response:
+        query = request.scope["query_string"].decode("utf-8", "replace")
+        wanted = TaskFilter.parse(query)
+        rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
+        total = rows[0][-1] if rows else 0
+        body = to_json([_fields(row, whose) for row in rows if row[0] is not None])
+        headers = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, total)}
+        return _answer(body, headers, body_etag(body, str(total)), if_none_match)
+
+    @router.post("", status_code=201, response_model=TaskRead, max_body_size=MAX_BODY)
+    async def create_task(
+        whose: Whose,
+        new: TaskCreate,
+        idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
+    ) -> Response:
+        rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
+        row, replayed = rows[0], {}
+        if idempotency_key and row[-2]:
+            replayed = {"Idempotency-Replayed": "true"}
+            if row[-1] != queries.fingerprint(new):
+                raise InvalidInput(
+                    [field_error("header", "Idempotency-Key", "was used before with another body")]
+                )
+        return _task(
+            row, whose, status=201, headers={"Location": f"{whose.url}/{row[0]}", **replayed}
+        )
+
+    @router.patch("", response_model=Updated, max_body_size=MAX_BODY)
+    async def update_tasks(request: Request, whose: Whose, change: TaskUpdate) -> Updated:
+        wanted = _bulk_filter(request)
+        _, count = await database.run(queries.update_tasks(whose.user_id, wanted, change))
+        return Updated(updated=count)
+
+    @router.delete("", response_model=Deleted)
+    async def delete_tasks(request: Request, whose: Whose) -> Deleted:
+        _, count = await database.run(queries.delete_tasks(whose.user_id, _bulk_filter(request)))
+        return Deleted(deleted=count)
+
+    @router.get("/stats", response_model=Stats)
+    async def task_stats(
+        request: Request, whose: Whose, if_none_match: IfNoneMatch = None
+    ) -> Response:
+        rows, _ = await database.run(queries.count_tasks(whose.user_id, _bulk_filter(request)))
+        body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
+        return _answer(body, {}, body_etag(body), if_none_match)
+
+    @router.get("/{id}", response_model=TaskRead)
+    async def read_task(whose: Whose, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+        row = await _one(queries.read_task(whose.user_id, task_id), whose, task_id)
+        return _task(row, whose, if_none_match=if_none_match)
+
+    @router.put("/{id}", response_model=TaskRead, max_body_size=MAX_BODY)
+    @router.patch("/{id}", response_model=TaskRead, max_body_size=MAX_BODY)
+    async def update_task(
+        whose: Whose, task_id: Id, change: TaskUpdate, if_match: IfMatch = None
+    ) -> Response:
+        versions = allowed_versions(if_match, task_id)
+        query = queries.update_task(whose.user_id, task_id, change, versions)
+        return _task(await _one(query, whose, task_id, versions), whose)
+
+    @router.patch("/{id}/complete", response_model=TaskRead, max_body_size=MAX_BODY)
+    async def complete_task(
+        whose: Whose,
+        task_id: Id,
+        body: Annotated[Completion | None, Body()] = None,
+        if_match: IfMatch = None,
+    ) -> Response:
+        versions = allowed_versions(if_match, task_id)
+        if body is None:
+            query = queries.toggle_task(whose.user_id, task_id, versions)
+        else:
+            change = TaskUpdate(completed=body.completed)
+            query = queries.update_task(whose.user_id, task_id, change, versions)
+        return _task(await _one(query, whose, task_id, versions), whose)
+
+    @router.delete("/{id}", response_model=TaskRead)
+    async def delete_task(whose: Whose, task_id: Id, if_match: IfMatch = None) -> Response:
+        versions = allowed_versions(if_match, task_id)
+        query = queries.delete_task(whose.user_id, task_id, versions)
+        row = await _one(query, whose, task_id, versions)
+        return Response(to_json(_fields(row, whose)), media_type="application/json")
+
+    async def _one(
+        query: Query, whose: Owner, task_id: int, versions: Versions = None
+    ) -> tuple[Any, ...]:
+        """Return the one row; without it, only a conditional request asks again, to tell 404 from 412."""
+        rows, _ = await database.run(query)
+        if rows:
+            return rows[0]
+        if versions and (await database.run(queries.read_task(whose.user_id, task_id))).rows:
+            raise ApiError(412, f"Task {task_id} has changed since; read it again.")
+        raise ApiError(404, f"There is no task {task_id}.")
+
+    return router
+
+
+def _fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
+    return dict(zip(_FIELDS, (row[0], f"{whose.url}/{row[0]}", *row[1:]), strict=False))
+
+
+def _task(
+    row: tuple[Any, ...],
+    whose: Owner,
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    if_none_match: str | None = None,
+) -> Response:
+    etag = task_etag(row[0], row[len(_FIELDS) - 1])
+    return _answer(to_json(_fields(row, whose)), headers or {}, etag, if_none_match, status)
+
+
+def _answer(
+    body: bytes, headers: dict[str, str], etag: str, if_none_match: str | None, status: int = 200
+) -> Response:
+    headers = {**headers, **_PRIVATE, "ETag": etag}
+    if if_none_match is not None and not_modified(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, status, headers, "application/json")
+
+
+def _bulk_filter(request: Request) -> TaskFilter:
+    return TaskFilter.parse(request.scope["query_string"].decode("utf-8", "replace"), paged=False)
+
+
+def _links(url: str, query: str, wanted: TaskFilter, total: int) -> dict[str, str]:
+    """Return the `Link` header (RFC 8288) to the pages beside this one."""
+    offsets = {}
+    if wanted.offset + wanted.limit < total:
+        offsets["next"] = wanted.offset + wanted.limit
+    if wanted.offset:
+        offsets["prev"] = max(0, wanted.offset - wanted.limit)
+    if not offsets:
+        return {}
+    kept = [(name, value) for name, value in parse_qsl(query, True) if name not in PAGING]
+    pages = {
+        relation: urlencode([*kept, ("limit", wanted.limit), ("offset", offset)])
+        for relation, offset in offsets.items()
+    }
+    return {"Link": ", ".join(f'<{url}?{page}>; rel="{name}"' for name, page in pages.items())}

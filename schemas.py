@@ -1,0 +1,245 @@
+"""What comes in and goes out: the types of the API, each rule stated once.
+
+Bodies are strict: a JSON boolean is a boolean and nothing else is. Queries arrive as text and are read by
+`TaskFilter.parse`.
+"""
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from models import Priority
+
+MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
+MAX_PAGE: Final = 1000
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# U+FFFD is what a path that is not UTF-8 decodes to: two such users would be one.
+_USER_ID = re.compile(r"(?!tasks$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+_INSTANT = re.compile(  # RFC 3339 section 5.6
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-9]{2})"
+)
+
+
+def _broken(rule: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{rule}", {"rule": rule})
+
+
+def timestamp(moment: datetime) -> str:
+    """Return an instant as RFC 3339 text in UTC, to the microsecond, ending in Z."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def text(longest: int, shortest: int = 0, *, trimmed: bool = False) -> Any:
+    """Return the type of a string of so many characters, without NUL, which PostgreSQL cannot hold."""
+    bounds = f"{shortest} to {longest}" if shortest else f"at most {longest}"
+
+    def check(value: str) -> str:
+        value = value.strip() if trimmed else value
+        if not shortest <= len(value) <= longest:
+            raise _broken(f"must be {bounds} characters")
+        if "\0" in value:
+            raise _broken("must not hold a NUL character")
+        return value
+
+    schema: dict[str, Any] = {"type": "string", "maxLength": longest}
+    schema |= {"minLength": shortest} if shortest else {}
+    # A pattern that says in the document what trimming and NUL do: something besides white space.
+    schema |= {"pattern": r"\S"} if trimmed else {}
+    return Annotated[str, AfterValidator(check), WithJsonSchema(schema)]
+
+
+def _user_id(value: str) -> str:
+    if not _USER_ID.fullmatch(value):
+        raise _broken("must be 1 to 128 characters without / and controls, and not the word tasks")
+    return value
+
+
+def _due_date(value: str) -> str | None:
+    try:
+        if not value:
+            return None
+        if _DAY.fullmatch(value):
+            return date.fromisoformat(value).isoformat()
+        if _INSTANT.fullmatch(value):
+            return timestamp(datetime.fromisoformat(value.upper()))
+    except (ValueError, OverflowError):
+        pass
+    raise _broken(
+        "must be a day (2026-11-21) or a timestamp with a UTC offset (2026-11-21T10:00:00Z)"
+    )
+
+
+def _distinct(tags: list[str]) -> list[str]:
+    if len(set(tags)) < len(tags):
+        raise _broken("must not repeat a tag")
+    return tags
+
+
+UserId = Annotated[
+    str,
+    AfterValidator(_user_id),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 128,
+            "pattern": r"^(?!tasks$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
+        }
+    ),
+]
+TaskId = Annotated[int, Field(ge=1, le=MAX_ID)]
+Title = text(200, 1, trimmed=True)
+Description = text(10_000)
+Tag = text(50, 1, trimmed=True)
+Tags = Annotated[
+    list[Tag],
+    Field(max_length=20, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_distinct),
+]
+DueDate = Annotated[
+    str,
+    AfterValidator(_due_date),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date"},
+                {"type": "string", "format": "date-time"},
+                {"type": "string", "maxLength": 0},
+            ]
+        }
+    ),
+]
+# Adding 0.0 turns the -0.0 that only one of the databases would keep into 0.0.
+Order = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda order: order + 0.0)]
+
+
+def _idempotency_key(value: str) -> str:
+    if not re.fullmatch("[!-~]{1,255}", value):
+        raise _broken("must be 1 to 255 visible ASCII characters")
+    return value
+
+
+IdempotencyKey = Annotated[str, AfterValidator(_idempotency_key)]
+READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_at", "updated_at"})
+
+
+class Body(BaseModel):
+    """A request body: strict types, unknown fields refused, read-only fields of the task ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_read_only(cls, body: Any) -> Any:
+        if isinstance(body, dict) and not READ_ONLY.isdisjoint(body):
+            return {name: value for name, value in body.items() if name not in READ_ONLY}
+        return body
+
+
+class TaskCreate(Body):
+    """A task to create; only the title is required."""
+
+    title: Title
+    description: Description | None = None
+    completed: bool = False
+    priority: Priority = "none"
+    due_date: DueDate | None = None
+    tags: Tags = []
+    order: Order | None = None
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class TaskUpdate(Body):
+    """The fields to change; one that is left out stays, `null` clears one that may be null."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+    # The None of a field that may not be null only ever stands for "not sent".
+    title: Title = None
+    description: Description | None = None
+    completed: StrictBool = None  # type: ignore[assignment]
+    priority: Priority = None  # type: ignore[assignment]
+    due_date: DueDate | None = None
+    tags: Tags = None
+    order: Order | None = None
+
+
+class Completion(Body):
+    """Whether the task shall be completed."""
+
+    completed: bool
+
+
+class TaskRead(BaseModel):
+    """A task as the API shows it."""
+
+    id: TaskId
+    url: str
+    user_id: str
+    title: str
+    description: str | None
+    completed: bool
+    completed_at: datetime | None
+    priority: Priority
+    due_date: str | None
+    tags: list[str]
+    order: float | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Stats(BaseModel):
+    """How many tasks there are, and in which state."""
+
+    total: int
+    completed: int
+    pending: int
+    overdue: int
+
+
+class Updated(BaseModel):
+    """How many tasks were changed."""
+
+    updated: int
+
+
+class Deleted(BaseModel):
+    """How many tasks were deleted."""
+
+    deleted: int
+
+
+class FieldError(BaseModel):
+    """One rule that the request broke."""
+
+    field: str
+    message: str
+    in_: Literal["body", "path", "query", "header"] = Field(alias="in")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 writes it; `detail` and `message` are the same plain sentence."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    message: str
+    errors: list[FieldError]
+    request_id: str
