@@ -30,6 +30,9 @@ log = logging.getLogger("tasks")
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[:4]
+_FLOAT8: Final = (
+    701  # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about
+)
 _LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
 _version = sqlalchemy.select(sqlalchemy.literal_column("version_num")).select_from(
@@ -124,7 +127,10 @@ class Database:
         )
         columns = getattr(statement, "exported_columns", ())
         from_sql = (
-            (place, column.type.dialect_impl(self._dialect).result_processor(self._dialect, None))
+            (
+                place,
+                column.type.dialect_impl(self._dialect).result_processor(self._dialect, _FLOAT8),
+            )
             for place, column in enumerate(columns)
         )
         return _Compiled(

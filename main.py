@@ -4,6 +4,7 @@ A request passes the envelope (request id, log line, shape of the path), CORS, t
 the way comes back as a problem, see `errors.py`.
 """
 
+import gc
 import logging
 import re
 import sys
@@ -113,8 +114,11 @@ def create_app(settings: Settings) -> FastAPI:
         # The envelope writes the line a request; uvicorn looks whether anyone listens to its own.
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
+        await owners.open()
+        gc.freeze()  # what start-up made lives as long as the process: no need to look for garbage in it
         log.info("%s", _welcome(settings, database))
         yield
+        await owners.close()
         await database.close()
 
     app = FastAPI(
@@ -138,8 +142,9 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     errors.install(app)
-    app.include_router(build_router(database, owners.current, prefix="/api/tasks"))
-    app.include_router(build_router(database, owners.named, prefix="/api/{user_id}/tasks"))
+    for prefix, owner in (("/api/tasks", owners.current), ("/api/{user_id}/tasks", owners.named)):
+        # Not include_router: it matches every request twice, once for the router and once in it.
+        app.router.routes += build_router(database, owner, prefix=prefix).routes
 
     @app.get("/health")
     async def health() -> dict[str, str]:

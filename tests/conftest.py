@@ -1,0 +1,117 @@
+"""What every test can ask for. Tests that use `database` or what follows from it run on both."""
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.support.postgres import Postgres, Server, wheel_version
+from tests.support.processes import Daemon
+from tests.support.service import Service
+
+EXTERNAL = os.environ.get("TEST_DATABASE_URL")
+
+
+@dataclass(frozen=True)
+class Database:
+    """An empty database: which kind (`sqlite` or `postgresql`), where, and the server's version."""
+
+    name: str
+    url: str
+    version: str
+
+
+@pytest.fixture(scope="session")
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL from the wheel, for tests of connections and the wire. Do not kill this one."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The PostgreSQL of the ordinary tests: TEST_DATABASE_URL when it is set, else our own."""
+    server: Server = Server(EXTERNAL) if EXTERNAL else request.getfixturevalue("own_postgres")
+    yield server
+    server.drop_databases()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """A fresh, empty database, first a SQLite file, then one on PostgreSQL."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("sqlite") / "tasks.db"
+        return Database("sqlite", f"sqlite:///{path}", f"SQLite {sqlite3.sqlite_version}")
+    server: Server = request.getfixturevalue("postgres")
+    return Database("postgresql", server.create_database(), server.version)
+
+
+@pytest.fixture(scope="session")
+def service(database: Database) -> Iterator[Service]:
+    """The live service on `database`, one worker, no other settings."""
+    with Service(DATABASE_URL=database.url) as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx2.Client]:
+    """An HTTP client of `service`; follows no redirects."""
+    # verify: loading the certificates takes longer than most tests, and nothing here is https.
+    with httpx2.Client(base_url=service.url, trust_env=False, verify=False) as client:
+        yield client
+
+
+@pytest.fixture
+def user() -> str:
+    """A user whom no other test knows: what keeps tests on one database apart."""
+    return f"user-{uuid4().hex}"
+
+
+@pytest.fixture
+def tasks(user: str) -> str:
+    """The path of this user's tasks."""
+    return f"/api/{user}/tasks"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note which database a test ran on; with a failure, show the logs of the servers it used."""
+    report = yield
+    for name, value in getattr(item, "funcargs", {}).items():
+        if isinstance(value, Database):
+            report.user_properties.append(("database", value.version))
+        elif isinstance(value, Daemon) and report.failed:
+            report.sections.append((f"log of {name}", value.log[-5000:]))
+    return report
+
+
+def pytest_report_header() -> str:
+    server = "TEST_DATABASE_URL" if EXTERNAL else wheel_version()
+    return f"databases: SQLite {sqlite3.sqlite_version}, {server}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests passed on which database."""
+    results: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            if version := dict(report.user_properties).get("database"):
+                results.setdefault(str(version), Counter())[outcome] += 1
+    if results:
+        terminalreporter.section("databases")
+    for version, counts in results.items():
+        figures = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        terminalreporter.write_line(f"{version}: {figures}")
+    not_run = terminalreporter.getreports("skipped")
+    if not_run:
+        terminalreporter.section("NOT TESTED", red=True, bold=True)
+    for report in not_run:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"{report.nodeid}: {reason}", red=True)
