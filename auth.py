@@ -1,7 +1,8 @@
 """Who is asking: from a request to the user whose tasks it is about (contract section 7).
 
-One switch decides how tokens are checked, and the algorithm follows from the switch, never from the token
-(RFC 8725 section 3.1): `AUTH_SECRET` means HS256, `AUTH_JWKS_URL` means the keys of that set (RFC 7517).
+One switch decides how tokens are checked, and the algorithm follows from the switch, never from the
+token (RFC 8725 section 3.1): `AUTH_SECRET` means HS256, `AUTH_JWKS_URL` means the keys of that set
+(RFC 7517).
 """
 
 import asyncio
@@ -125,9 +126,11 @@ class KeySet:
             self._refreshing.cancel()
 
     async def for_token(self, token: str) -> list[tuple[Any, str]]:
-        """Return the key that a token says it is signed with, and its algorithm; none if there is none.
+        """Return the key that a token says it is signed with, and its algorithm; none if there is
+        none.
 
-        Raises `Unavailable` while no set has been fetched yet, `jwt.DecodeError` for what is no token.
+        Raises `Unavailable` while no set has been fetched yet, `jwt.DecodeError` for what is no
+        token.
         """
         kid = jwt.get_unverified_header(token).get("kid")
         if self._keys is None:

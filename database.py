@@ -1,4 +1,4 @@
-"""The database: picks it by its URL, brings its schema to head on start-up, runs one statement at a time."""
+"""The database: picked by its URL, its schema brought to head on start-up, statements run on it."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg2
 import sqlalchemy
-from sqlalchemy import Connection, Executable, make_url
+from sqlalchemy import ClauseElement, Connection, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.engine import Dialect
@@ -35,9 +35,9 @@ _FLOAT8: Final = (
 )
 _LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
-_version = sqlalchemy.select(sqlalchemy.literal_column("version_num")).select_from(
-    sqlalchemy.table("alembic_version")
-)
+_version: Final[ClauseElement] = sqlalchemy.select(
+    sqlalchemy.literal_column("version_num")
+).select_from(sqlalchemy.table("alembic_version"))
 
 
 class StartupError(Exception):
@@ -48,7 +48,7 @@ class Result(NamedTuple):
     """The rows of a statement, and how many rows it touched."""
 
     rows: list[tuple[Any, ...]]
-    count: int
+    touched: int
 
 
 class _Compiled(NamedTuple):
@@ -66,7 +66,7 @@ class Database:
         self._size = settings.db_pool_size
         self._file = make_url(self._url).database if self._url.startswith("sqlite:") else None
         self._dialect: Dialect = (
-            sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()
+            sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
         self._compiled = lru_cache(maxsize=2048)(self._compile)
         self._pool: sqlite.Pool | postgres.Pool
@@ -79,7 +79,7 @@ class Database:
         return f"PostgreSQL at {given.get('host', 'this machine')}/{given.get('dbname', '')}"
 
     async def open(self) -> None:
-        """Get ready to run statements, with the schema at head; raise `StartupError` if that cannot be."""
+        """Get ready to run statements, with the schema at head, or raise `StartupError`."""
         self._pool = sqlite.Pool(self._file) if self._file else postgres.Pool(self._url, self._size)
         deadline = time.monotonic() + _PATIENCE
         while True:
@@ -98,15 +98,15 @@ class Database:
         await self._pool.close()
 
     async def run(self, query: Query) -> Result:
-        """Run one statement, atomically and in one round trip; raise `Unavailable` if it cannot be."""
+        """Run one statement, atomically and in one round trip, or raise `Unavailable`."""
         compiled = self._compiled(query.statement)
         parameters = {**compiled.constants, **query.parameters}
         for name, convert in compiled.to_sql:
             parameters[name] = convert(parameters[name])
-        rows, count = await self._pool.run(compiled.sql, parameters, repeatable=query.repeatable)
+        rows, touched = await self._pool.run(compiled.sql, parameters, repeatable=query.repeatable)
         if rows and compiled.from_sql:
             rows = [_converted(row, compiled.from_sql) for row in rows]
-        return Result(rows, count)
+        return Result(rows, touched)
 
     async def is_current(self) -> bool:
         """Return whether the database has the schema that this code is written for."""
@@ -117,7 +117,7 @@ class Database:
         except sqlite3.OperationalError:  # no such table
             return False
 
-    def _compile(self, statement: Executable) -> _Compiled:
+    def _compile(self, statement: ClauseElement) -> _Compiled:
         sql = statement.compile(dialect=self._dialect)
         assert isinstance(sql, SQLCompiler)
         constants = {name: value for name, value in sql.params.items() if value is not None}
@@ -150,8 +150,8 @@ class Database:
             tables = sqlalchemy.inspect(connection).get_table_names()
             if TASK.name in tables and "alembic_version" not in tables:
                 raise StartupError(
-                    f"DATABASE_URL: {self} already has a table {TASK.name!r} that is not this service's; "
-                    "nothing was changed"
+                    f"DATABASE_URL: {self} already has a table {TASK.name!r} that is not this "
+                    "service's; nothing was changed"
                 )
             config = Config()
             config.set_main_option("script_location", str(_MIGRATIONS))

@@ -51,7 +51,7 @@ class ApiError(HTTPException):
         self.errors = errors
 
 
-class InvalidInput(ApiError):
+class InvalidInput(ApiError):  # noqa: N818
     """422: one or more `{"field", "message", "in"}`."""
 
     def __init__(self, errors: FieldErrors) -> None:
@@ -59,7 +59,7 @@ class InvalidInput(ApiError):
         super().__init__(422, detail, errors=errors)
 
 
-class Unavailable(ApiError):
+class Unavailable(ApiError):  # noqa: N818
     """503: try again soon."""
 
     def __init__(self, detail: str = "The database is not available right now.") -> None:
@@ -67,7 +67,7 @@ class Unavailable(ApiError):
 
 
 def rule(error: Mapping[str, Any]) -> str:
-    """Return the rule that a Pydantic error stands for, as the end of a sentence about the field."""
+    """Return the rule that a Pydantic error stands for, to follow the name of the field."""
     if plain := _PLAIN.get(error["type"]):
         return plain
     message = re.sub(r"^(Input|String|Value|List|Number|Data)\b.*? should ", "must ", error["msg"])
@@ -141,8 +141,8 @@ async def _invalid_request(request: Request, exc: RequestValidationError) -> Res
 class Unexpected:
     """Middleware that answers what nothing else has caught with a problem 500.
 
-    Starlette would do so outside all other middleware, where the answer gets no CORS headers and a browser
-    reports a CORS failure instead.
+    Starlette would do so outside all other middleware, where the answer gets no CORS headers and a
+    browser reports a CORS failure instead.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,8 +1,8 @@
 """The query string of a list: which tasks, in which order, which page (contract section 3).
 
-It speaks two dialects at once, this service's own (`status`, `sort=-priority`, `limit`) and json-server's
-(`completed=true`, `_sort` with `_order`, `_start` with `_end`, `FIELD_gte`). Every parameter that it does not know
-is refused: a misspelt filter on a bulk delete must not match everything.
+It speaks two dialects at once, this service's own (`status`, `sort=-priority`, `limit`) and
+json-server's (`completed=true`, `_sort` with `_order`, `_start` with `_end`, `FIELD_gte`). Every
+parameter that it does not know is refused: a misspelt filter on a bulk delete must not match all.
 """
 
 import re
@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from errors import InvalidInput, field_error, rule
 from models import PRIORITIES, Priority
-from schemas import MAX_ID, DueDate, Order, Tag, TaskId, text
+from schemas import MAX_ID, Description, DueDate, Order, Tag, TaskId
 
 MAX_PAGE: Final = 1000
 
-_TEXT: Final[TypeAdapter[str]] = TypeAdapter(text(10_000))
+_TEXT: Final[TypeAdapter[str]] = TypeAdapter(Description)
 _MOMENT: Final[TypeAdapter[str | None]] = TypeAdapter(DueDate)
 # How a value of each field is read. `FIELD_like` is not here: it reads any text.
 _FIELDS: Final[dict[str, TypeAdapter[Any]]] = {
@@ -63,7 +63,8 @@ class TaskFilter(NamedTuple):
 
     @classmethod
     def parse(cls, query: str, *, paged: bool = True) -> "TaskFilter":
-        """Return the filter that a query string asks for; raise `InvalidInput` naming what is wrong.
+        """Return the filter that a query string asks for; raise `InvalidInput` naming what is
+        wrong.
 
         With `paged=False`, for the calls that have no pages, order and page are refused too.
         """
@@ -99,7 +100,7 @@ class _Reader:
         self.errors.append(field_error("query", name, message))
 
     def _single(self, *names: str) -> tuple[str, str]:
-        """Take the parameter that goes by one of `names`: its name and value, or two empty strings."""
+        """Take the parameter that goes by one of `names`; return its name and value, if any."""
         found = [(name, value) for name in names for value in self.given.pop(name, ())]
         if len(found) > 1:
             self._refuse(found[1][0], "must be given only once")

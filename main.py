@@ -1,7 +1,7 @@
 """The app: `uvicorn main:app`.
 
-A request passes the envelope (request id, log line, shape of the path), CORS, then the router. Whatever fails on
-the way comes back as a problem, see `errors.py`.
+A request passes the envelope (request id, log line, shape of the path), CORS, then the router.
+Whatever fails on the way comes back as a problem, see `errors.py`.
 """
 
 import gc
@@ -43,7 +43,7 @@ _EXPOSED: Final = (
 
 
 class Envelope:
-    """What every request gets: an id, one log line, HEAD wherever GET is, a path without its trailing slash."""
+    """What every request gets: an id, a log line, HEAD where GET is, a path without last slash."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -86,7 +86,8 @@ def _enter(scope: Scope) -> tuple[bytes, Scope]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             request_id = value
         elif name == b"content-length" and int(value) > MAX_BODY:
-            # Starlette answers a declared size in plain text; one that it counts raises, and is a problem.
+            # Starlette answers a declared size in plain text; one that it counts raises, and is a
+            # problem.
             headers = [header for header in headers if header[0] != b"content-length"]
     request_id = request_id or uuid4().hex.encode()
     path = scope["path"]
@@ -115,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
         await owners.open()
-        gc.freeze()  # what start-up made lives as long as the process: no need to look for garbage in it
+        gc.freeze()  # what start-up made lives as long as the process: never garbage
         log.info("%s", _welcome(settings, database))
         yield
         await owners.close()

@@ -23,7 +23,7 @@ class Rank(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
-        return None if value is None else PRIORITIES.index(value)  # type: ignore[arg-type]
+        return None if value is None else PRIORITIES.index(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
         return None if value is None else PRIORITIES[value]
@@ -32,8 +32,8 @@ class Rank(TypeDecorator[str]):
 class Task(SQLModel, table=True):
     """One task of one user.
 
-    `title_folded` and `description_folded` hold `str.casefold()` of the text, since no two databases agree on
-    what upper case is beyond ASCII. `due_date` is canonical text, either `2026-11-21` or
+    `title_folded` and `description_folded` hold `str.casefold()` of the text: no two databases
+    agree on what upper case is beyond ASCII. `due_date` is canonical text, `2026-11-21` or
     `2026-11-21T10:00:00.000000Z`: two kinds in one column, in chronological order.
     """
 

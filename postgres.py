@@ -1,7 +1,8 @@
-"""PostgreSQL from the event loop: psycopg2's asynchronous mode, and a small pool of its connections.
+"""PostgreSQL from the event loop: psycopg2's asynchronous mode, and a small pool of connections.
 
-No thread, no ping, no session state: a connection is a socket that the loop watches for its whole life, and a
-statement in autocommit is one write and one read. psycopg2 documents the mode under "Asynchronous support".
+No thread, no ping, no session state: a connection is a socket that the loop watches for its whole
+life, and a statement in autocommit is one write and one read. psycopg2 documents the mode under
+"Asynchronous support".
 """
 
 import asyncio
@@ -39,13 +40,14 @@ _DEFAULTS: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "5000",
 }
-# SQLSTATE classes that speak of the server, not of the statement (PostgreSQL, appendix A): connection,
-# conflict with another transaction, resources, object in use, operator; and a primary that became a standby.
+# SQLSTATE classes that speak of the server, not of the statement (PostgreSQL, appendix A):
+# connection, conflict with another transaction, resources, object in use, operator; and a primary
+# that became a standby.
 _AWAY: Final = ("08", "40", "53", "55", "57", "25006")
 _NOTHING_DONE: Final = ("40", "25006")  # rolled back for certain: safe to send again
 
 
-def connection_options(dsn: str) -> dict[str, str]:
+def connection_options(dsn: str) -> dict[str, Any]:
     """Return the libpq parameters to connect with beside `dsn`, which has the last word."""
     given = parse_dsn(dsn)
     return {name: value for name, value in _DEFAULTS.items() if name not in given}
@@ -85,7 +87,7 @@ class _Connection:
         self._loop.add_reader(self._fd, self._ready)
 
     def silent(self) -> bool:
-        """Return whether an idle connection is alive: a server speaks up then only to say good-bye."""
+        """Return whether an idle connection is alive: a server speaks then only to say good-bye."""
         return not self._poller.poll(0)
 
     def send(self, job: _Job) -> bool:
@@ -147,9 +149,9 @@ class _Connection:
 class Pool:
     """Runs statements on at most `size` connections, opened on demand, last used first.
 
-    Raises `Unavailable` at once when `QUEUE` statements wait or the server cannot be reached, and within
-    `DEADLINE` and a tick when it keeps silent. A statement whose connection died under it is sent once
-    more only where that is harmless.
+    Raises `Unavailable` at once when `QUEUE` statements wait or the server cannot be reached, and
+    within `DEADLINE` and a tick when it keeps silent. A statement whose connection died under it is
+    sent once more only where that is harmless.
     """
 
     def __init__(self, dsn: str, size: int) -> None:
@@ -292,7 +294,7 @@ async def _wait_for(fd: int, state: int) -> None:
         if state == POLL_WRITE
         else (loop.add_reader, loop.remove_reader)
     )
-    watch(fd, lambda: ready.done() or ready.set_result(None))
+    watch(fd, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:

@@ -1,19 +1,19 @@
 """Every SQL statement on tasks, as pure functions that return one and its parameters; no I/O.
 
-Each is one statement in autocommit, so each is atomic: nothing is read to be written back. Every one names the
-owner first, so somebody else's task is a task that does not exist. A statement of a given shape is built once;
-only its parameters change.
+Each is one statement in autocommit, so each is atomic: nothing is read to be written back. Every
+one names the owner first, so somebody else's task is a task that does not exist. A statement of a
+given shape is built once; only its parameters change.
 """
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import (
+    ClauseElement,
     ColumnElement,
-    Executable,
     Text,
     and_,
     bindparam,
@@ -27,7 +27,10 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles for SQLite as well
+from sqlalchemy.dialects.postgresql import (
+    Insert,
+    insert,
+)  # its ON CONFLICT compiles for SQLite as well
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean
@@ -40,7 +43,7 @@ from schemas import TaskCreate, TaskUpdate, timestamp
 Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
 
 task = TASK.c
-# What statements return of a task: the fields of `schemas.TaskRead` without `url`, then the version.
+# What statements return of a task: the fields of `schemas.TaskRead` but `url`, then the version.
 ROW: Final = (
     task.id,
     task.user_id,
@@ -62,7 +65,7 @@ _NEW: Final = tuple(TaskCreate.model_fields)
 class Query(NamedTuple):
     """A statement, its parameters, and whether sending it twice does no harm."""
 
-    statement: Executable
+    statement: ClauseElement
     parameters: Mapping[str, Any]
     repeatable: bool = False
 
@@ -86,23 +89,20 @@ _now = bindparam("now", type_=task.updated_at.type)
 _touched = {"updated_at": _now, "version": task.version + 1}
 
 _read = select(*ROW).where(_this)
-_create = (
-    insert(TASK)
-    .values(
-        user_id=bindparam("owner"),
-        title_folded=bindparam("title_folded"),
-        description_folded=bindparam("description_folded"),
-        completed_at=bindparam("completed_at"),
-        created_at=_now,
-        updated_at=_now,
-        version=1,
-        idempotency_replays=0,
-        **{name: bindparam("new_" + name) for name in _NEW},
-    )
-    .returning(*ROW)
+_insert = insert(TASK).values(
+    user_id=bindparam("owner"),
+    title_folded=bindparam("title_folded"),
+    description_folded=bindparam("description_folded"),
+    completed_at=bindparam("completed_at"),
+    created_at=_now,
+    updated_at=_now,
+    version=1,
+    idempotency_replays=0,
+    **{name: bindparam("new_" + name) for name in _NEW},
 )
+_create = _insert.returning(*ROW)
 _create_once = (
-    _create.values(
+    _insert.values(
         idempotency_key=bindparam("key"), idempotency_fingerprint=bindparam("fingerprint")
     )
     .on_conflict_do_update(
@@ -110,7 +110,7 @@ _create_once = (
         index_where=task.idempotency_key.is_not(None),
         set_={"idempotency_replays": task.idempotency_replays + 1},
     )
-    .returning(task.idempotency_replays, task.idempotency_fingerprint)
+    .returning(*ROW, task.idempotency_replays, task.idempotency_fingerprint)
 )
 
 
@@ -122,8 +122,8 @@ def read_task(owner: str, task_id: int) -> Query:
 def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     """The new task.
 
-    With an idempotency key: the task that the key made, now or before; then how often the key came again, and
-    the fingerprint of the body that it came with first.
+    With an idempotency key: the task that the key made, now or before; then how often the key came
+    again, and the fingerprint of the body that it came with first.
     """
     values = {"owner": owner, **_new_values(new)}
     values["completed_at"] = values["now"] if new.completed else None
@@ -153,19 +153,19 @@ def delete_task(owner: str, task_id: int, versions: Versions = None) -> Query:
 
 
 @lru_cache(maxsize=256)
-def _update(fields: tuple[str, ...], versions: int | None) -> Executable:
+def _update(fields: tuple[str, ...], versions: int | None) -> ClauseElement:
     return update(TASK).where(_guarded(versions)).values(_changes(fields)).returning(*ROW)
 
 
 @lru_cache(maxsize=64)
-def _toggle(versions: int | None) -> Executable:
+def _toggle(versions: int | None) -> ClauseElement:
     completed = not_(task.completed)
     toggled = {"completed": completed, "completed_at": case((completed, _now))}
     return update(TASK).where(_guarded(versions)).values(toggled | _touched).returning(*ROW)
 
 
 @lru_cache(maxsize=64)
-def _delete(versions: int | None) -> Executable:
+def _delete(versions: int | None) -> ClauseElement:
     return delete(TASK).where(_guarded(versions)).returning(*ROW)
 
 
@@ -234,7 +234,7 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 
 @lru_cache(maxsize=512)
-def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> Executable:
+def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     if not skipping:
         rows = select(*ROW, func.count().over().label("total")).where(_matching(shape))
         return rows.order_by(*_order_by(sort, task)).limit(bindparam("limit"))
@@ -252,17 +252,17 @@ def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> Executable:
 
 
 @lru_cache(maxsize=256)
-def _update_all(shape: Shape, fields: tuple[str, ...]) -> Executable:
+def _update_all(shape: Shape, fields: tuple[str, ...]) -> ClauseElement:
     return update(TASK).where(_matching(shape)).values(_changes(fields))
 
 
 @lru_cache(maxsize=256)
-def _delete_all(shape: Shape) -> Executable:
+def _delete_all(shape: Shape) -> ClauseElement:
     return delete(TASK).where(_matching(shape))
 
 
 @lru_cache(maxsize=256)
-def _count(shape: Shape) -> Executable:
+def _count(shape: Shape) -> ClauseElement:
     counts = [
         func.count().filter(condition).label(name)
         for name, condition in (
@@ -307,10 +307,10 @@ def _matching(shape: Shape) -> ColumnElement[bool]:
 
 
 def _overdue() -> ColumnElement[bool]:
-    """Return whether a task is due before now and not completed; a day is over when it is over in UTC.
+    """Return whether a task is due before now and not completed; days are over when UTC says so.
 
-    As text, a day sorts before the instants of that day, so of all that sorts before the present only today
-    itself is not over.
+    As text, a day sorts before the instants of that day, so of all that sorts before the present
+    only today itself is not over.
     """
     due = task.due_date
     late = and_(not_(task.completed), due < bindparam("present"), due != bindparam("today"))
@@ -329,8 +329,10 @@ def _clause(name: str, field: str, operator: str, count: int) -> ColumnElement[b
     if operator == "like":
         return contains(as_text(column), bindparam(f"{name}_0", type_=Text()))
     if operator == "in":
-        return column.in_([bindparam(f"{name}_{n}", type_=column.type) for n in range(count)])  # type: ignore[no-any-return]
-    return _COMPARISONS[operator](column, bindparam(f"{name}_0", type_=column.type))
+        values = [bindparam(f"{name}_{n}", type_=column.type) for n in range(count)]
+        return cast(ColumnElement[bool], column.in_(values))
+    value = bindparam(f"{name}_0", type_=column.type)
+    return cast(ColumnElement[bool], _COMPARISONS[operator](column, value))
 
 
 _COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {

@@ -1,10 +1,11 @@
 """What comes in and goes out: the types of the API, each rule stated once.
 
-Bodies are strict: a JSON boolean is a boolean and nothing else is. Queries arrive as text and are read by
-`TaskFilter.parse`.
+Bodies are strict: a JSON boolean is a boolean and nothing else is. Queries arrive as text and are
+read by `TaskFilter.parse`.
 """
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -13,11 +14,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StrictBool,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError, core_schema
 
 from models import Priority
 
@@ -41,23 +44,35 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def text(longest: int, shortest: int = 0, *, trimmed: bool = False) -> Any:
-    """Return the type of a string of so many characters, without NUL, which PostgreSQL cannot hold."""
-    bounds = f"{shortest} to {longest}" if shortest else f"at most {longest}"
+@dataclass(frozen=True)
+class Characters:
+    """Says of a string how many characters it has; NUL is refused, since PostgreSQL lacks it."""
 
-    def check(value: str) -> str:
-        value = value.strip() if trimmed else value
-        if not shortest <= len(value) <= longest:
+    most: int
+    least: int = 0
+    trimmed: bool = False
+
+    def check(self, value: str) -> str:
+        """Return the value, trimmed if that is asked for, or raise the rule that it breaks."""
+        value = value.strip() if self.trimmed else value
+        if not self.least <= len(value) <= self.most:
+            bounds = f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
             raise _broken(f"must be {bounds} characters")
         if "\0" in value:
             raise _broken("must not hold a NUL character")
         return value
 
-    schema: dict[str, Any] = {"type": "string", "maxLength": longest}
-    schema |= {"minLength": shortest} if shortest else {}
-    # A pattern that says in the document what trimming and NUL do: something besides white space.
-    schema |= {"pattern": r"\S"} if trimmed else {}
-    return Annotated[str, AfterValidator(check), WithJsonSchema(schema)]
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
+        # Something must be left of what is trimmed.
+        return handler(schema) | bounds | ({"pattern": r"\S"} if self.trimmed else {})
 
 
 def _user_id(value: str) -> str:
@@ -100,9 +115,9 @@ UserId = Annotated[
     ),
 ]
 TaskId = Annotated[int, Field(ge=1, le=MAX_ID)]
-Title = text(200, 1, trimmed=True)
-Description = text(10_000)
-Tag = text(50, 1, trimmed=True)
+Title = Annotated[str, Characters(200, 1, trimmed=True)]
+Description = Annotated[str, Characters(10_000)]
+Tag = Annotated[str, Characters(50, 1, trimmed=True)]
 Tags = Annotated[
     list[Tag],
     Field(max_length=20, json_schema_extra={"uniqueItems": True}),
@@ -136,7 +151,7 @@ READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_a
 
 
 class Body(BaseModel):
-    """A request body: strict types, unknown fields refused, read-only fields of the task ignored."""
+    """A request body: strict types, unknown fields refused, read-only fields ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -171,12 +186,12 @@ class TaskUpdate(Body):
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     # The None of a field that may not be null only ever stands for "not sent".
-    title: Title = None
+    title: Title = None  # type: ignore[assignment]
     description: Description | None = None
-    completed: StrictBool = None  # type: ignore[assignment]
+    completed: bool = None  # type: ignore[assignment]
     priority: Priority = None  # type: ignore[assignment]
     due_date: DueDate | None = None
-    tags: Tags = None
+    tags: Tags = None  # type: ignore[assignment]
     order: Order | None = None
 
 

@@ -33,7 +33,8 @@ def refuse_to_start(reason: str) -> NoReturn:
     The exit code is 1; in a worker it is 3, which tells uvicorn's supervisor not to try again.
     """
     print(reason, file=sys.stderr, flush=True)
-    # Not sys.exit: uvicorn reports that from inside the lifespan as an exception with its traceback.
+    # Not sys.exit: uvicorn reports that from inside the lifespan as an exception with its
+    # traceback.
     os._exit(3 if multiprocessing.parent_process() else 1)
 
 

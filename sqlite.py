@@ -1,7 +1,7 @@
 """SQLite, the embedded default: a few connections in threads of their own, one writer at a time.
 
-Write-ahead logging lets readers go on while one writes; `synchronous=FULL` puts a write on disk before it is
-acknowledged.
+Write-ahead logging lets readers go on while one writes; `synchronous=FULL` puts a write on disk
+before it is acknowledged.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ def connect(path: str) -> sqlite3.Connection:
 class Pool:
     """Runs statements off the event loop.
 
-    Raises `Unavailable` when `QUEUE` statements wait, or when the file stays locked or cannot be written.
+    Raises `Unavailable` when `QUEUE` statements wait, or when the file stays locked or cannot be
+    written.
     """
 
     def __init__(self, path: str) -> None:

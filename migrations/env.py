@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, over the connection of the service or, from the command line, its own."""
+"""What Alembic runs: the migrations, over the service's connection or, by hand, one of its own."""
 
 from alembic import context
 from sqlalchemy import Connection

@@ -1,4 +1,4 @@
-"""Conditional requests: the `ETag` of an answer, `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3 and 13.1)."""
+"""Conditional requests: `ETag`, `If-Match`, `If-None-Match` (RFC 9110, sections 8.8.3 and 13.1)."""
 
 import re
 from hashlib import blake2b
@@ -23,7 +23,8 @@ def body_etag(body: bytes, total: str = "") -> str:
 def allowed_versions(if_match: str | None, task_id: int) -> Versions:
     """Return the versions that `If-Match` allows the task to have, or None where it allows any.
 
-    The comparison is strong: a weak tag never matches. Raises `InvalidInput` when it is no list of tags.
+    The comparison is strong: a weak tag never matches. Raises `InvalidInput` when it is no list of
+    tags.
     """
     if if_match is None or if_match.strip() == "*":
         return None

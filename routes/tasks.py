@@ -1,4 +1,4 @@
-"""The one router of tasks, mounted twice: what a request asks, in the order of the contract's table."""
+"""The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ _PRIVATE = {
 
 
 def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) -> APIRouter:
-    """Return the routes of one mount; `owner` is the dependency that says whose tasks they are about."""
+    """Return the routes of one mount; `owner` is the dependency that says whose tasks it has."""
     router = APIRouter(prefix=prefix, tags=["tasks"])
     Whose = Annotated[Owner, Depends(owner)]
     Id = Annotated[TaskId, Path(alias="id")]
@@ -129,7 +129,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
     async def _one(
         query: Query, whose: Owner, task_id: int, versions: Versions = None
     ) -> tuple[Any, ...]:
-        """Return the one row; without it, only a conditional request asks again, to tell 404 from 412."""
+        """Return the one row; without it only a conditional request asks again: 404 or 412?"""
         rows, _ = await database.run(query)
         if rows:
             return rows[0]
