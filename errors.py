@@ -10,12 +10,11 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -81,10 +80,14 @@ def field_error(where: str, field: str, message: str) -> dict[str, str]:
     return {"field": field, "message": message, "in": where}
 
 
-def _from_pydantic(error: Mapping[str, Any]) -> dict[str, str]:
-    where, *path = error["loc"]
-    field = ".".join(str(part) for part in path) or str(where)
-    return field_error(str(where), field, rule(error))
+def from_pydantic(
+    where: str, errors: Iterable[Mapping[str, Any]], name: str = ""
+) -> list[dict[str, str]]:
+    """Return the entries for Pydantic's errors about the body, or about the parameter `name`."""
+    return [
+        field_error(where, name or ".".join(map(str, error["loc"])) or where, rule(error))
+        for error in errors
+    ]
 
 
 def problem(request: Request, error: ApiError) -> Response:
@@ -119,23 +122,8 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
             return Response(status_code=204, headers=allow)
         detail = f"{request.method} is not possible here; {allow['Allow']} are."
         return problem(request, ApiError(405, detail, headers=allow))
-    detail = {
-        400: "The body is not valid JSON in UTF-8.",
-        404: "There is nothing at this path.",
-        413: "The body is larger than 256 KiB.",
-    }.get(exc.status_code, str(exc.detail))
-    headers = dict(exc.headers) if exc.headers else None
-    return problem(request, ApiError(exc.status_code, detail, headers=headers))
-
-
-async def _invalid_request(request: Request, exc: RequestValidationError) -> Response:
-    errors = exc.errors()
-    if any(error["type"] == "json_invalid" for error in errors):
-        return problem(request, ApiError(400, "The body is not valid JSON in UTF-8."))
-    # FastAPI leaves a body that is not declared as JSON unread, as bytes.
-    if isinstance(exc.body, bytes):
-        return problem(request, ApiError(415, "The Content-Type must be application/json."))
-    return problem(request, InvalidInput([_from_pydantic(error) for error in errors]))
+    detail = "There is nothing at this path." if exc.status_code == 404 else exc.detail
+    return problem(request, ApiError(exc.status_code, detail))
 
 
 class Unexpected:
@@ -170,4 +158,3 @@ class Unexpected:
 def install(app: FastAPI) -> None:
     """Give `app` the handlers of this module."""
     app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _invalid_request)  # type: ignore[arg-type]

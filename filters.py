@@ -39,7 +39,14 @@ _TIMESTAMPS: Final = ("completed_at", "created_at", "updated_at")
 _SORT_ALIASES: Final = {"created": "created_at", "updated": "updated_at"}
 PAGING: Final = ("limit", "offset", "_limit", "_start", "_end", "_page")
 SORTABLE: Final = tuple(field for field in _FIELDS if field != "tags")
-_IMPOSSIBLE: Final = {("tags", "gte"), ("tags", "lte"), ("completed", "like"), ("order", "like")}
+# `order` alone is the direction of a sort, so where there is no sort it is unknown too.
+_IMPOSSIBLE: Final = {
+    ("tags", "gte"),
+    ("tags", "lte"),
+    ("completed", "like"),
+    ("order", "like"),
+    ("order", "eq"),
+}
 
 
 class Condition(NamedTuple):

@@ -10,9 +10,9 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import getrandbits
 from time import perf_counter
 from typing import Final
-from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -23,12 +23,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import errors
 from auth import Owners
 from database import Database, StartupError
-from routes.tasks import MAX_BODY, build_router
+from routes.tasks import build_router
 from settings import Settings, load_settings, refuse_to_start
 
 log = logging.getLogger("tasks")
 
-_REQUEST_ID: Final = re.compile(rb"[\w.:/+=-]{1,128}")
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _EXPOSED: Final = (
@@ -54,50 +54,37 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        request_id, inner = _enter(scope)
         status = 0
+        request_id = _request_id(scope)
+        header = (b"x-request-id", request_id.encode())
+        method, path = scope["method"], scope["path"]
+        inner = {**scope, "request_id": request_id}
+        if method == "HEAD":  # uvicorn leaves the body out
+            inner["method"] = "GET"
+        if path[-1:] == "/" and path != "/":
+            inner["path"] = path[:-1]
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append((b"x-request-id", request_id))
+                message["headers"].append(header)
             await send(message)
 
         try:
             await self.app(inner, receive, send_with_id)
         finally:
-            if log.isEnabledFor(logging.INFO):
-                log.info(
-                    "%s %s %d %.1f ms %s",
-                    scope["method"],
-                    scope["raw_path"].decode("ascii", "backslashreplace"),
-                    status,
-                    (perf_counter() - started) * 1000,
-                    request_id.decode(),
-                )
+            raw_path = scope["raw_path"].decode("ascii", "backslashreplace")
+            spent = (perf_counter() - started) * 1000
+            log.info("%s %s %d %.1f ms %s", method, raw_path, status, spent, request_id)
 
 
-def _enter(scope: Scope) -> tuple[bytes, Scope]:
-    """Return the id of a request and the scope that the rest of the app shall see."""
-    request_id = b""
-    headers = scope["headers"]
-    for name, value in headers:
+def _request_id(scope: Scope) -> str:
+    """Return the id that the client gave the request, if it is a sane one, else a new one."""
+    for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            request_id = value
-        elif name == b"content-length" and int(value) > MAX_BODY:
-            # Starlette answers a declared size in plain text; one that it counts raises, and is a
-            # problem.
-            headers = [header for header in headers if header[0] != b"content-length"]
-    request_id = request_id or uuid4().hex.encode()
-    path = scope["path"]
-    return request_id, {
-        **scope,
-        "headers": headers,
-        "method": "GET" if scope["method"] == "HEAD" else scope["method"],
-        "path": path[:-1] if path.endswith("/") and len(path) > 1 else path,
-        "request_id": request_id.decode(),
-    }
+            return str(value, "ascii")
+    return f"{getrandbits(128):032x}"  # it need not be a secret, only differ
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -143,9 +130,11 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     errors.install(app)
-    for prefix, owner in (("/api/tasks", owners.current), ("/api/{user_id}/tasks", owners.named)):
-        # Not include_router: it matches every request twice, once for the router and once in it.
-        app.router.routes += build_router(database, owner, prefix=prefix).routes
+    # Not include_router, which matches every request twice; and before the routes of the documentation.
+    app.router.routes[:0] = [
+        *build_router(database, owners.named, prefix="/api/{user_id}/tasks").routes,
+        *build_router(database, owners.current, prefix="/api/tasks").routes,
+    ]
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -167,6 +156,10 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _configure_logging(settings: Settings) -> None:
+    # What no line shows need not be found out for each ("Optimization" in the documentation of logging).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False
+    logging._srcfile = None  # type: ignore[attr-defined]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.handlers = [handler]

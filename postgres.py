@@ -10,7 +10,7 @@ import logging
 import select
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import psycopg2
 from psycopg2.extensions import (
@@ -41,10 +41,10 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": "5000",
 }
 # SQLSTATE classes that speak of the server, not of the statement (PostgreSQL, appendix A):
-# connection, conflict with another transaction, resources, object in use, operator; and a primary
-# that became a standby.
-_AWAY: Final = ("08", "40", "53", "55", "57", "25006")
-_NOTHING_DONE: Final = ("40", "25006")  # rolled back for certain: safe to send again
+# connection, resources, object in use, operator; and a primary that became a standby.
+_AWAY: Final = ("08", "53", "55", "57", "25006")
+_STANDBY: Final = "25006"  # nothing was done, and a new connection may find the primary
+_ROLLED_BACK: Final = "40"  # for another transaction's sake, a deadlock: to be sent again
 
 
 def connection_options(dsn: str) -> dict[str, Any]:
@@ -56,13 +56,14 @@ def connection_options(dsn: str) -> dict[str, Any]:
 class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
-    __slots__ = ("deadline", "parameters", "repeatable", "rows", "sql")
+    __slots__ = ("deadline", "parameters", "repeatable", "rows", "sent_again", "sql")
 
     def __init__(self, sql: str, parameters: Mapping[str, Any], repeatable: bool) -> None:
         loop = asyncio.get_running_loop()
         self.sql = sql
         self.parameters = parameters
         self.repeatable = repeatable
+        self.sent_again = False
         self.deadline = loop.time() + DEADLINE
         self.rows: asyncio.Future[Rows] = loop.create_future()
 
@@ -95,7 +96,7 @@ class _Connection:
         self.job = job
         try:
             self._cursor.execute(job.sql, job.parameters)
-        except psycopg2.Error as error:
+        except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
         return not self._advance()
 
@@ -119,19 +120,29 @@ class _Connection:
                 self._loop.remove_writer(self._fd)
         return state == POLL_OK and self._end(None)
 
-    def _end(self, error: psycopg2.Error | None) -> bool:
+    def _end(self, error: Exception | None) -> bool:
         job, self.job = self.job, None
         assert job
+        code = getattr(error, "pgcode", None) or ""
         if error is None:
-            if not job.rows.done():
-                rows = self._cursor.fetchall() if self._cursor.description else []
-                job.rows.set_result((rows, self._cursor.rowcount))
-        elif error.pgcode and not error.pgcode.startswith(_AWAY):
-            job.fail(error)
-        else:
+            self._deliver(job)
+        elif code.startswith(_ROLLED_BACK):
+            self._pool.send_again(job)
+        elif isinstance(error, psycopg2.Error) and (not code or code.startswith(_AWAY)):
             self._pool.discard(self)
             self._pool.lost(job, error)
+        else:
+            job.fail(error)
         return True
+
+    def _deliver(self, job: _Job) -> None:
+        if job.rows.done():  # whoever asked is gone
+            return
+        try:
+            rows = self._cursor.fetchall() if self._cursor.description else []
+            job.rows.set_result((rows, self._cursor.rowcount))
+        except Exception as error:  # what Python has no value for, such as a date before Christ
+            job.fail(error)
 
     def usable(self) -> bool:
         """Return whether another statement may be sent."""
@@ -175,12 +186,14 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection."""
+        while self._waiting:
+            self._waiting.popleft().fail(Unavailable())
         for task in list(self._connecting):
             task.cancel()
         for connection in list(self._open):
             self.discard(connection)
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: _Job, *, first: bool = False) -> None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.silent():
@@ -190,9 +203,12 @@ class Pool:
             else:
                 self.release(connection)
                 return
-        if len(self._waiting) >= QUEUE:
+        if first:
+            self._waiting.appendleft(job)
+        elif len(self._waiting) < QUEUE:
+            self._waiting.append(job)
+        else:
             raise Unavailable("Too many requests are waiting for the database.")
-        self._waiting.append(job)
         self._connect_on_demand()
 
     def release(self, connection: _Connection) -> None:
@@ -217,14 +233,16 @@ class Pool:
     def lost(self, job: _Job, error: psycopg2.Error) -> None:
         """Take back a job whose connection died under it."""
         self._log_away(error)
-        if job.rows.done():
-            return
-        if job.repeatable or (error.pgcode or "").startswith(_NOTHING_DONE):
-            job.repeatable = False
-            self._waiting.appendleft(job)
-            self._connect_on_demand()
+        if (job.repeatable or error.pgcode == _STANDBY) and not job.sent_again:
+            job.sent_again = True
+            self.send_again(job)
         else:
             job.fail(Unavailable())
+
+    def send_again(self, job: _Job) -> None:
+        """Start over with a job, before those that have waited less."""
+        if not job.rows.done():
+            self._start(job, first=True)
 
     def _connect_on_demand(self) -> None:
         have = len(self._open) + len(self._connecting)
@@ -260,6 +278,8 @@ class Pool:
             log.info("the database is back")
         connection = _Connection(self, raw)
         self._open.add(connection)
+        # No longer on its way: a job that the new connection loses may need another one at once.
+        self._connecting.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         self.release(connection)
 
     def _log_away(self, error: Exception) -> None:

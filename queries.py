@@ -406,5 +406,5 @@ def _sqlite_text(element: Any, compiler: Any, **options: Any) -> str:
     sql = compiler.process(column, **options)
     if isinstance(column.type, UTCDateTime):
         return f"replace({sql}, ' ', 'T') || 'Z'"
-    lines = f"(SELECT group_concat(value, char(10)) FROM json_each({sql}))"
+    lines = f"(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({sql}))"
     return lines if column is task.tags else f"CAST({sql} AS TEXT)"

@@ -7,6 +7,7 @@ from errors import InvalidInput, field_error
 from queries import Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 _NEVER = (0,)  # versions count from 1
 
 
@@ -46,9 +47,8 @@ def not_modified(if_none_match: str | None, etag: str) -> bool:
 
 
 def _tags(header: str, value: str) -> list[tuple[str, str]]:
-    tags = [_TAG.fullmatch(part.strip()) for part in value.split(",") if part.strip()]
-    if not tags or None in tags:
+    if not _LIST.fullmatch(value):
         raise InvalidInput(
             [field_error("header", header, 'must be * or a list of entity tags like "7-1"')]
         )
-    return [(tag[1] or "", tag[2]) for tag in tags if tag]
+    return _TAG.findall(value)  # not split at commas: a tag may hold one

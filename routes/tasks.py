@@ -14,6 +14,7 @@ from errors import ApiError, InvalidInput, field_error
 from filters import PAGING, TaskFilter
 from queries import Query, Versions
 from routes.etags import allowed_versions, body_etag, not_modified, task_etag
+from routes.route import TaskRoute
 from schemas import (
     Completion,
     Deleted,
@@ -26,7 +27,6 @@ from schemas import (
     Updated,
 )
 
-MAX_BODY = 256 * 1024
 _FIELDS = tuple(TaskRead.model_fields)
 _PRIVATE = {
     "Cache-Control": "private, no-cache"
@@ -35,7 +35,7 @@ _PRIVATE = {
 
 def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) -> APIRouter:
     """Return the routes of one mount; `owner` is the dependency that says whose tasks it has."""
-    router = APIRouter(prefix=prefix, tags=["tasks"])
+    router = APIRouter(prefix=prefix, route_class=TaskRoute, tags=["tasks"])
     Whose = Annotated[Owner, Depends(owner)]
     Id = Annotated[TaskId, Path(alias="id")]
     IfMatch = Annotated[str | None, Header()]
@@ -53,7 +53,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         headers = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, total)}
         return _answer(body, headers, body_etag(body, str(total)), if_none_match)
 
-    @router.post("", status_code=201, response_model=TaskRead, max_body_size=MAX_BODY)
+    @router.post("", status_code=201, response_model=TaskRead)
     async def create_task(
         whose: Whose,
         new: TaskCreate,
@@ -71,16 +71,16 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
             row, whose, status=201, headers={"Location": f"{whose.url}/{row[0]}", **replayed}
         )
 
-    @router.patch("", response_model=Updated, max_body_size=MAX_BODY)
-    async def update_tasks(request: Request, whose: Whose, change: TaskUpdate) -> Updated:
+    @router.patch("", response_model=Updated)
+    async def update_tasks(request: Request, whose: Whose, change: TaskUpdate) -> Response:
         wanted = _bulk_filter(request)
         _, count = await database.run(queries.update_tasks(whose.user_id, wanted, change))
-        return Updated(updated=count)
+        return _json({"updated": count})
 
     @router.delete("", response_model=Deleted)
-    async def delete_tasks(request: Request, whose: Whose) -> Deleted:
+    async def delete_tasks(request: Request, whose: Whose) -> Response:
         _, count = await database.run(queries.delete_tasks(whose.user_id, _bulk_filter(request)))
-        return Deleted(deleted=count)
+        return _json({"deleted": count})
 
     @router.get("/stats", response_model=Stats)
     async def task_stats(
@@ -95,8 +95,8 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         row = await _one(queries.read_task(whose.user_id, task_id), whose, task_id)
         return _task(row, whose, if_none_match=if_none_match)
 
-    @router.put("/{id}", response_model=TaskRead, max_body_size=MAX_BODY)
-    @router.patch("/{id}", response_model=TaskRead, max_body_size=MAX_BODY)
+    @router.put("/{id}", response_model=TaskRead)
+    @router.patch("/{id}", response_model=TaskRead)
     async def update_task(
         whose: Whose, task_id: Id, change: TaskUpdate, if_match: IfMatch = None
     ) -> Response:
@@ -104,7 +104,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.patch("/{id}/complete", response_model=TaskRead, max_body_size=MAX_BODY)
+    @router.patch("/{id}/complete", response_model=TaskRead)
     async def complete_task(
         whose: Whose,
         task_id: Id,
@@ -124,7 +124,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         versions = allowed_versions(if_match, task_id)
         query = queries.delete_task(whose.user_id, task_id, versions)
         row = await _one(query, whose, task_id, versions)
-        return Response(to_json(_fields(row, whose)), media_type="application/json")
+        return _json(_fields(row, whose))
 
     async def _one(
         query: Query, whose: Owner, task_id: int, versions: Versions = None
@@ -163,6 +163,10 @@ def _answer(
     if if_none_match is not None and not_modified(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, status, headers, "application/json")
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(to_json(content), media_type="application/json")
 
 
 def _bulk_filter(request: Request) -> TaskFilter:
