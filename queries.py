@@ -230,7 +230,8 @@ def delete_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     """The numbers of all matches, of the completed, the pending and the overdue ones."""
-    return Query(_count(_shape(wanted)), _values(owner, wanted), repeatable=True)
+    values = _values(owner, wanted) | _present()
+    return Query(_count(_shape(wanted)), values, repeatable=True)
 
 
 @lru_cache(maxsize=512)
@@ -293,13 +294,19 @@ def _shape(wanted: TaskFilter) -> Shape:
 
 
 def _values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
-    present = timestamp(datetime.now(UTC))
-    values = {"owner": owner, "present": present, "today": present[:10]}
+    values: dict[str, Any] = {"owner": owner}
+    if any(condition.field == "overdue" for condition in wanted.conditions):
+        values |= _present()
     for place, (_, operator, value) in enumerate(wanted.conditions):
         values |= {
             f"p{place}_{n}": v for n, v in enumerate(value if operator == "in" else (value,))
         }
     return values
+
+
+def _present() -> dict[str, str]:
+    present = timestamp(datetime.now(UTC))
+    return {"present": present, "today": present[:10]}
 
 
 def _matching(shape: Shape) -> ColumnElement[bool]:

@@ -27,7 +27,8 @@ from schemas import (
     Updated,
 )
 
-_FIELDS = tuple(TaskRead.model_fields)
+_VERSION = len(queries.ROW) - 1
+_FIELDS = tuple(column.name for column in queries.ROW[:_VERSION])
 _PRIVATE = {
     "Cache-Control": "private, no-cache"
 }  # an answer may be kept, and asked about by its ETag
@@ -141,7 +142,9 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
 
 
 def _fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
-    return dict(zip(_FIELDS, (row[0], f"{whose.url}/{row[0]}", *row[1:]), strict=False))
+    fields = dict(zip(_FIELDS, row, strict=False))
+    fields["url"] = f"{whose.url}/{row[0]}"
+    return fields
 
 
 def _task(
@@ -152,7 +155,7 @@ def _task(
     headers: dict[str, str] | None = None,
     if_none_match: str | None = None,
 ) -> Response:
-    etag = task_etag(row[0], row[len(_FIELDS) - 1])
+    etag = task_etag(row[0], row[_VERSION])
     return _answer(to_json(_fields(row, whose)), headers or {}, etag, if_none_match, status)
 
 

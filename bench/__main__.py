@@ -1,0 +1,58 @@
+"""`python -m bench`: see README.md."""
+
+import argparse
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import postgres, servers
+from bench.cases import CASES, Bench
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; what is missing for a run is said at once."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the service.")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    parser.add_argument("--seconds", type=int, default=4, help="of one measurement (default 4)")
+    parser.add_argument(
+        "--targets",
+        type=lambda names: tuple(names.split(",")),
+        default=tuple(servers.COMMANDS),
+        help=f"comma list of {', '.join(servers.COMMANDS)} (default all)",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=CASES,
+        help="a case; repeat for more (default: all but growth, which takes minutes and 10 GB)",
+    )
+    options = parser.parse_args()
+    if unknown := set(options.targets) - servers.COMMANDS.keys():
+        parser.error(f"unknown targets: {', '.join(unknown)}")
+    needed = ["wrk", *(["node", "npm"] if "fastify" in options.targets else [])]
+    if missing := [name for name in needed if not shutil.which(name)]:
+        parser.error(f"not installed: {', '.join(missing)}")
+    return options
+
+
+def main() -> None:
+    """Run the chosen cases over a PostgreSQL of their own."""
+    options = arguments()
+    # A termination stops what was started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # 1000 connections are more than the usual limit of open files allows.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
+    if "fastify" in options.targets:
+        servers.install_fastify()
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, postgres.start() as database:
+        bench = Bench(database, Path(scratch), options.targets, options.rounds, options.seconds)
+        for name in options.only or [name for name in CASES if name != "growth"]:
+            CASES[name](bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The Python services to compare with, each as good as its kind can honestly be."""

@@ -1,0 +1,94 @@
+-- wrk -s wrk.lua URL -- OP USERS TASKS SEED THINK_MS CONNECTIONS [TOKENS_FILE]
+--
+-- OP is get, list, create, toggle or mix. Task n belongs to user 1 + (n - 1) % USERS, so that ids and
+-- owners are drawn over the whole data. Created tasks go to users of their own: every list stays as long as
+-- it was loaded. With TOKENS_FILE (line n is user n's bearer token) the owner comes from the token.
+
+local threads = {}
+
+function setup(thread)
+  table.insert(threads, thread)
+end
+
+-- Globals, since done() can only read those of another thread.
+last_request, stalled_seconds = nil, 0
+
+function init(args)
+  local op, users, tasks, seed = args[1], tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
+  local think_ms, tokens_file = tonumber(args[5]), args[7]
+  local random, format, time = math.random, string.format, os.time
+  math.randomseed(seed)
+
+  local tokens = {}
+  if tokens_file then
+    for line in io.lines(tokens_file) do
+      table.insert(tokens, { Authorization = 'Bearer ' .. line })
+    end
+  end
+  local json = { ['Content-Type'] = 'application/json' }
+  local body = '{"title": "Buy milk and bread", "description": "Two of each, and be home by six o\'clock.", '
+    .. '"priority": "high", "due_date": "2026-12-24", "tags": ["home", "errand"]}'
+
+  local function draw()
+    local task = random(tasks)
+    return task, 1 + (task - 1) % users
+  end
+
+  local requests = {
+    get = function()
+      local task, user = draw()
+      if tokens_file then
+        return wrk.format('GET', '/api/tasks/' .. task, tokens[user])
+      end
+      return wrk.format('GET', format('/api/user-%d/tasks/%d', user, task))
+    end,
+    list = function()
+      return wrk.format('GET', format('/api/user-%d/tasks', random(users)))
+    end,
+    create = function()
+      return wrk.format('POST', format('/api/user-%d/tasks', users + random(users)), json, body)
+    end,
+    toggle = function()
+      local task, user = draw()
+      return wrk.format('PATCH', format('/api/user-%d/tasks/%d/complete', user, task))
+    end,
+  }
+  local names = { 'get', 'list', 'create', 'toggle' }
+  requests.mix = function()
+    return requests[names[random(4)]]()
+  end
+  local make = requests[op]
+
+  function request()
+    local now = time()
+    if last_request and now > last_request + 1 then
+      stalled_seconds = stalled_seconds + now - last_request - 1
+    end
+    last_request = now
+    return make()
+  end
+
+  if think_ms > 0 then
+    -- The first wait of every connection is drawn, so that they do not all ask at once for ever.
+    local started, connections = 0, tonumber(args[6])
+    function delay()
+      started = started + 1
+      return started <= connections and random(0, think_ms) or think_ms
+    end
+  end
+end
+
+function done(summary, latency)
+  local stalled = 0
+  for _, thread in ipairs(threads) do
+    stalled = stalled + thread:get('stalled_seconds')
+      + math.max(0, os.time() - thread:get('last_request') - 1)
+  end
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "microseconds": %d, "p50": %d, "p95": %d, "p99": %d, "longest": %d, '
+      .. '"status": %d, "socket": %d, "timeouts": %d, "stalled_seconds": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(95),
+    latency:percentile(99), latency.max, errors.status, errors.connect + errors.read + errors.write,
+    errors.timeout, stalled))
+end
