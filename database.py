@@ -16,7 +16,7 @@ from sqlalchemy import ClauseElement, Connection, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 import postgres
@@ -91,6 +91,8 @@ class Database:
                 if time.monotonic() > deadline:
                     reason = f"did not answer for {_PATIENCE:.0f} s"
                     raise StartupError(f"DATABASE_URL: {self} {reason}") from error
+            except (psycopg2.Error, sqlite3.Error) as error:
+                raise StartupError(f"DATABASE_URL: {self}: {_first_line(error)}") from error
             await asyncio.sleep(0.5)
 
     async def close(self) -> None:
@@ -162,6 +164,13 @@ class Database:
                 raise StartupError(
                     f"DATABASE_URL: {self} has a schema not of this service: {error}"
                 ) from error
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                raise StartupError(
+                    f"DATABASE_URL: {self} keeps the schema that it has, since the upgrade failed: "
+                    f"{_first_line(error.orig)}"
+                ) from error
 
     @contextmanager
     def schema_transaction(self) -> Iterator[Connection]:
@@ -182,6 +191,10 @@ class Database:
                 yield connection
         finally:
             engine.dispose()
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _converted(

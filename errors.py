@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("tasks")
 
+_MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
 # Python 3.11 still knows these by the names of RFC 7231.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -54,6 +55,7 @@ class InvalidInput(ApiError):  # noqa: N818
     """422: one or more `{"field", "message", "in"}`."""
 
     def __init__(self, errors: FieldErrors) -> None:
+        errors = errors[:_MOST_ERRORS]
         detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
         super().__init__(422, detail, errors=errors)
 

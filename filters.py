@@ -21,7 +21,7 @@ MAX_PAGE: Final = 1000
 _TEXT: Final[TypeAdapter[str]] = TypeAdapter(Description)
 _MOMENT: Final[TypeAdapter[str | None]] = TypeAdapter(DueDate)
 # How a value of each field is read. `FIELD_like` is not here: it reads any text.
-_FIELDS: Final[dict[str, TypeAdapter[Any]]] = {
+FIELDS: Final[dict[str, TypeAdapter[Any]]] = {
     "id": TypeAdapter(TaskId),
     "user_id": _TEXT,
     "title": _TEXT,
@@ -38,9 +38,10 @@ _FIELDS: Final[dict[str, TypeAdapter[Any]]] = {
 _TIMESTAMPS: Final = ("completed_at", "created_at", "updated_at")
 _SORT_ALIASES: Final = {"created": "created_at", "updated": "updated_at"}
 PAGING: Final = ("limit", "offset", "_limit", "_start", "_end", "_page")
-SORTABLE: Final = tuple(field for field in _FIELDS if field != "tags")
+SORTABLE: Final = tuple(field for field in FIELDS if field != "tags")
+OPERATORS: Final = ("gte", "lte", "ne", "like")  # as in `FIELD_gte`; a bare `FIELD` means equals
 # `order` alone is the direction of a sort, so where there is no sort it is unknown too.
-_IMPOSSIBLE: Final = {
+IMPOSSIBLE: Final = {
     ("tags", "gte"),
     ("tags", "lte"),
     ("completed", "like"),
@@ -52,7 +53,8 @@ _IMPOSSIBLE: Final = {
 class Condition(NamedTuple):
     """`field operator value`; the operators are `eq ne lt gt gte lte like in`.
 
-    The field is a column, or `text` (title or description), or `overdue`.
+    The field is a column, or `text` (title or description), or `overdue`. With `in`, and for
+    `tags` with `eq` (has all of them) and `ne`, the value is a list.
     """
 
     field: str
@@ -166,18 +168,19 @@ class _Reader:
             order.strip().lower() for order in orders.split(",")
         ):
             self._refuse(direction, "must be asc or desc, or a comma list of them")
-        sort = []
+        sort: dict[str, str] = {}  # a field that comes again orders nothing any more
         # A direction without a key turns the default order.
         for place, key in enumerate((keys or ("created_at" if direction else "")).split(",")):
             field = key.strip().removeprefix("-")
             field = _SORT_ALIASES.get(field, field)
             if field in SORTABLE:
                 turned = place < len(descending) and descending[place]
-                sort.append("-" * (key.strip().startswith("-") != turned) + field)
+                minus = "-" * (key.strip().startswith("-") != turned)
+                sort.setdefault(field, minus + field)
             elif keys:
                 self._refuse(name, f"must be a comma list of {', '.join(SORTABLE)}")
                 break
-        return tuple(sort)
+        return tuple(sort.values())
 
     # The filters
 
@@ -198,25 +201,27 @@ class _Reader:
                 self._where("due_date", operator, _end_of(bound) if operator == "gt" else bound)
             elif given and not value:
                 self._refuse(given, "must be a day or a timestamp")
-        for value in self.given.pop("tag", ()):
-            self._where("tags", "eq", self._valid(_FIELDS["tags"], "tag", value))
-        for name in ("id", "priority"):
+        for name, field, operator in (
+            ("tag", "tags", "eq"),
+            ("id", "id", "in"),
+            ("priority", "priority", "in"),
+        ):
             if values := self.given.pop(name, ()):
-                read = [self._valid(_FIELDS[name], name, value) for value in values]
-                self._where(name, "in", tuple(read))
+                read = [self._valid(FIELDS[field], name, value) for value in values]
+                self._where(field, operator, read)
 
     def _field_filter(self, name: str) -> None:
         """Take `FIELD`, or `FIELD_gte`, `_lte`, `_ne`, `_like`."""
         field, _, operator = name.rpartition("_")
-        if field not in _FIELDS or operator not in ("gte", "lte", "ne", "like"):
+        if field not in FIELDS or operator not in OPERATORS:
             field, operator = name, "eq"
-        if field not in _FIELDS or (field, operator) in _IMPOSSIBLE:
+        if field not in FIELDS or (field, operator) in IMPOSSIBLE:
             self._refuse(name, "is not a parameter of this call")
             return
         _, text = self._single(name)
         if operator == "like":
             self._contains(name, field, text)
-        elif (value := self._valid(_FIELDS[field], name, text)) is None and operator in (
+        elif (value := self._valid(FIELDS[field], name, text)) is None and operator in (
             "gte",
             "lte",
         ):
@@ -227,6 +232,8 @@ class _Reader:
             self._where(f"{field}_folded", operator, str(value).casefold())
         elif field == "completed":
             self._where(field, operator, value == "true")
+        elif field == "tags":
+            self._where(field, operator, [value])
         else:
             self._where(field, operator, _end_of(value) if operator == "lte" else value)
 

@@ -6,8 +6,9 @@ Whatever fails on the way comes back as a problem, see `errors.py`.
 
 import gc
 import logging
+import multiprocessing
+import os
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import getrandbits
@@ -20,9 +21,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import docs
 import errors
 from auth import Owners
 from database import Database, StartupError
+from logs import Log
 from routes.tasks import build_router
 from settings import Settings, load_settings, refuse_to_start
 
@@ -45,8 +48,9 @@ _EXPOSED: Final = (
 class Envelope:
     """What every request gets: an id, a log line, HEAD where GET is, a path without last slash."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, lines: Log | None) -> None:
         self.app = app
+        self.lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -61,7 +65,7 @@ class Envelope:
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
             inner["method"] = "GET"
-        if path[-1:] == "/" and path != "/":
+        if path[-1:] == "/" and path != scope.get("root_path", "") + "/":
             inner["path"] = path[:-1]
 
         async def send_with_id(message: Message) -> None:
@@ -74,9 +78,9 @@ class Envelope:
         try:
             await self.app(inner, receive, send_with_id)
         finally:
-            raw_path = scope["raw_path"].decode("ascii", "backslashreplace")
-            spent = (perf_counter() - started) * 1000
-            log.info("%s %s %d %.1f ms %s", method, raw_path, status, spent, request_id)
+            if self.lines:
+                spent = perf_counter() - started
+                self.lines.request(method, scope["raw_path"], status, spent, request_id)
 
 
 def _request_id(scope: Scope) -> str:
@@ -89,7 +93,7 @@ def _request_id(scope: Scope) -> str:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the service for these settings."""
-    _configure_logging(settings)
+    lines = _configure_logging(settings)
     database = Database(settings)
     owners = Owners(settings)
 
@@ -104,19 +108,29 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").propagate = False
         await owners.open()
         gc.freeze()  # what start-up made lives as long as the process: never garbage
-        log.info("%s", _welcome(settings, database))
+        if multiprocessing.current_process().name in ("MainProcess", "SpawnProcess-1"):
+            for line in _welcome(settings, database):  # once, however many workers
+                log.info("%s", line)
         yield
         await owners.close()
         await database.close()
 
+    telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     app = FastAPI(
         title="Tasks",
         version="1.0.0",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        telemetry={
+            "auto_configure": telemetry,
+            "tracing": telemetry,
+            "metrics": telemetry,
+            "logs": telemetry,
+        },
         redirect_slashes=False,
         middleware=[
-            Middleware(Envelope),
+            Middleware(Envelope, lines=lines),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.origins,
@@ -130,7 +144,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     errors.install(app)
-    # Not include_router, which matches every request twice; and before the routes of the documentation.
+    # Not include_router, which matches every request twice; and before what is asked for less.
     app.router.routes[:0] = [
         *build_router(database, owners.named, prefix="/api/{user_id}/tasks").routes,
         *build_router(database, owners.current, prefix="/api/tasks").routes,
@@ -148,6 +162,8 @@ def create_app(settings: Settings) -> FastAPI:
             raise errors.Unavailable("The database does not have this version's schema.")
         return {"status": "ok"}
 
+    docs.install(app, auth_on=settings.auth_on)
+
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
         return RedirectResponse(request.scope.get("root_path", "") + "/docs")
@@ -155,24 +171,27 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _configure_logging(settings: Settings) -> None:
-    # What no line shows need not be found out for each ("Optimization" in the documentation of logging).
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False
-    logging._srcfile = None  # type: ignore[attr-defined]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.handlers = [handler]
+def _configure_logging(settings: Settings) -> Log | None:
+    """Make the log's only handler; return it if the level lets the lines of requests through."""
+    lines = Log()
+    log.handlers = [lines]
     log.propagate = False
     log.setLevel(settings.log_level.upper())
+    return lines if log.isEnabledFor(logging.INFO) else None
 
 
-def _welcome(settings: Settings, database: Database) -> str:
-    users = (
-        "tokens decide the user" if settings.auth_on else "auth is off: anyone may act as any user"
-    )
-    origins = ", ".join(settings.origins) or "localhost and 127.0.0.1"
-    return f"{database}; {users}; pages of {origins} may call; documentation at /docs"
+def _welcome(settings: Settings, database: Database) -> list[str]:
+    origins = ", ".join(settings.origins)
+    return [
+        f"tasks are in {database}",
+        "auth is on: the token says who the user is"
+        if settings.auth_on
+        else "auth is off: anyone may act as any user",
+        f"pages of {origins} may call"
+        if origins
+        else "pages of localhost and 127.0.0.1 may call; for others set CORS_ORIGINS",
+        f"try it at {docs.address()}",
+    ]
 
 
 app = create_app(load_settings())

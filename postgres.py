@@ -30,6 +30,8 @@ DEADLINE: Final = (
     4.0  # seconds a request may wait for its statement, queueing and connecting included
 )
 QUEUE: Final = 2000  # statements that may wait for a connection
+_SMALL: Final = 4096  # bytes of a statement that libpq writes at once
+_FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
 _TICK: Final = 0.2  # seconds between two looks at the deadlines
 # What the URL does not say. The kernel gives up on a peer that died without a word.
 _DEFAULTS: Final = {
@@ -56,7 +58,7 @@ def connection_options(dsn: str) -> dict[str, Any]:
 class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
-    __slots__ = ("deadline", "parameters", "repeatable", "rows", "sent_again", "sql")
+    __slots__ = ("deadline", "parameters", "repeatable", "rows", "sent_again", "sql", "started")
 
     def __init__(self, sql: str, parameters: Mapping[str, Any], repeatable: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -64,7 +66,8 @@ class _Job:
         self.parameters = parameters
         self.repeatable = repeatable
         self.sent_again = False
-        self.deadline = loop.time() + DEADLINE
+        self.started = loop.time()
+        self.deadline = self.started + DEADLINE
         self.rows: asyncio.Future[Rows] = loop.create_future()
 
     def fail(self, error: Exception) -> None:
@@ -77,6 +80,7 @@ class _Connection:
 
     def __init__(self, pool: "Pool", raw: Any) -> None:
         self.job: _Job | None = None
+        self.idle_since = 0.0  # when its last job started, which is near enough and costs nothing
         self._pool = pool
         self._raw = raw
         self._cursor = raw.cursor()
@@ -98,7 +102,8 @@ class _Connection:
             self._cursor.execute(job.sql, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
-        return not self._advance()
+        # What fits the socket's empty buffer has been written whole: there is only the answer to await.
+        return len(self._cursor.query) <= _SMALL or not self._advance()
 
     def _ready(self) -> None:
         if self.job is None:
@@ -123,6 +128,7 @@ class _Connection:
     def _end(self, error: Exception | None) -> bool:
         job, self.job = self.job, None
         assert job
+        self.idle_since = job.started
         code = getattr(error, "pgcode", None) or ""
         if error is None:
             self._deliver(job)
@@ -196,7 +202,7 @@ class Pool:
     def _start(self, job: _Job, *, first: bool = False) -> None:
         while self._idle:
             connection = self._idle.pop()
-            if not connection.silent():
+            if connection.idle_since < job.started - _FRESH and not connection.silent():
                 self.discard(connection)
             elif connection.send(job):
                 return

@@ -12,6 +12,9 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
     ClauseElement,
     ColumnElement,
     Text,
@@ -37,10 +40,12 @@ from sqlalchemy.types import Boolean
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from filters import TaskFilter
-from models import TASK
+from models import PRIORITIES, TASK, TextList
 from schemas import TaskCreate, TaskUpdate, timestamp
 
 Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
+
+_NUMBERS: Final = ARRAY(BigInteger).with_variant(JSON(), "sqlite")
 
 task = TASK.c
 # What statements return of a task: the fields of `schemas.TaskRead` but `url`, then the version.
@@ -136,49 +141,48 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
 def update_task(owner: str, task_id: int, change: TaskUpdate, versions: Versions = None) -> Query:
     """The task, with the fields that `change` sets, if its version is one of `versions`."""
     fields = tuple(sorted(change.model_fields_set))
-    statement = _update(fields, None if versions is None else len(versions))
+    statement = _update(fields, guarded=versions is not None)
     return Query(statement, _one(owner, task_id, versions) | _new_values(change))
 
 
 def toggle_task(owner: str, task_id: int, versions: Versions = None) -> Query:
     """The task, completed if it was pending and pending if it was completed."""
-    statement = _toggle(None if versions is None else len(versions))
+    statement = _toggle(guarded=versions is not None)
     return Query(statement, _one(owner, task_id, versions) | {"now": now()})
 
 
 def delete_task(owner: str, task_id: int, versions: Versions = None) -> Query:
     """The task as it last was."""
-    statement = _delete(None if versions is None else len(versions))
+    statement = _delete(guarded=versions is not None)
     return Query(statement, _one(owner, task_id, versions))
 
 
 @lru_cache(maxsize=256)
-def _update(fields: tuple[str, ...], versions: int | None) -> ClauseElement:
-    return update(TASK).where(_guarded(versions)).values(_changes(fields)).returning(*ROW)
+def _update(fields: tuple[str, ...], *, guarded: bool) -> ClauseElement:
+    return update(TASK).where(_one_task(guarded)).values(_changes(fields)).returning(*ROW)
 
 
-@lru_cache(maxsize=64)
-def _toggle(versions: int | None) -> ClauseElement:
+@lru_cache
+def _toggle(*, guarded: bool) -> ClauseElement:
     completed = not_(task.completed)
     toggled = {"completed": completed, "completed_at": case((completed, _now))}
-    return update(TASK).where(_guarded(versions)).values(toggled | _touched).returning(*ROW)
+    return update(TASK).where(_one_task(guarded)).values(toggled | _touched).returning(*ROW)
 
 
-@lru_cache(maxsize=64)
-def _delete(versions: int | None) -> ClauseElement:
-    return delete(TASK).where(_guarded(versions)).returning(*ROW)
+@lru_cache
+def _delete(*, guarded: bool) -> ClauseElement:
+    return delete(TASK).where(_one_task(guarded)).returning(*ROW)
 
 
-def _guarded(versions: int | None) -> ColumnElement[bool]:
-    """Return the condition for one task, with what an `If-Match` of so many versions adds."""
-    if versions is None:
-        return _this
-    return and_(_this, task.version.in_([bindparam(f"version_{n}") for n in range(versions)]))
+def _one_task(guarded: bool) -> ColumnElement[bool]:
+    """Return the condition for one task, with what an `If-Match` adds."""
+    versions = bindparam("versions", type_=_NUMBERS)
+    return and_(_this, one_of(task.version, versions)) if guarded else _this
 
 
 def _one(owner: str, task_id: int, versions: Versions) -> dict[str, Any]:
-    guards = {f"version_{n}": version for n, version in enumerate(versions or ())}
-    return {"owner": owner, "task_id": task_id, **guards}
+    guard = {} if versions is None else {"versions": list(versions)}
+    return {"owner": owner, "task_id": task_id, **guard}
 
 
 def _changes(fields: tuple[str, ...]) -> dict[str, Any]:
@@ -203,8 +207,8 @@ def _new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
 
 # ---- many tasks
 
-# Of a filter, all but its values: (field, operator, how many values `in` has).
-Shape = tuple[tuple[str, str, int], ...]
+# Of a filter, all but its values: (field, operator).
+Shape = tuple[tuple[str, str], ...]
 
 
 def list_tasks(owner: str, wanted: TaskFilter) -> Query:
@@ -287,20 +291,16 @@ def _order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
 
 
 def _shape(wanted: TaskFilter) -> Shape:
-    return tuple(
-        (field, operator, len(value) if operator == "in" else 0)
-        for field, operator, value in wanted.conditions
-    )
+    return tuple((field, operator) for field, operator, _ in wanted.conditions)
 
 
 def _values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
     values: dict[str, Any] = {"owner": owner}
     if any(condition.field == "overdue" for condition in wanted.conditions):
         values |= _present()
-    for place, (_, operator, value) in enumerate(wanted.conditions):
-        values |= {
-            f"p{place}_{n}": v for n, v in enumerate(value if operator == "in" else (value,))
-        }
+    for place, (field, operator, value) in enumerate(wanted.conditions):
+        ranks = field == "priority" and operator == "in"
+        values[f"p{place}"] = [PRIORITIES.index(name) for name in value] if ranks else value
     return values
 
 
@@ -324,21 +324,20 @@ def _overdue() -> ColumnElement[bool]:
     return func.coalesce(late, false(), type_=Boolean())
 
 
-def _clause(name: str, field: str, operator: str, count: int) -> ColumnElement[bool]:
+def _clause(name: str, field: str, operator: str) -> ColumnElement[bool]:
     if field == "text":
         return or_(
-            *(_clause(name, f"{part}_folded", operator, 0) for part in ("title", "description"))
+            *(_clause(name, f"{part}_folded", operator) for part in ("title", "description"))
         )
     if field == "tags" and operator != "like":
-        holds = has_tag(task.tags, bindparam(f"{name}_0", type_=Text()))
+        holds = has_tags(task.tags, bindparam(name, type_=TextList))
         return holds if operator == "eq" else not_(holds)
     column: Any = _overdue() if field == "overdue" else task[field]
     if operator == "like":
-        return contains(as_text(column), bindparam(f"{name}_0", type_=Text()))
+        return contains(as_text(column), bindparam(name, type_=Text()))
     if operator == "in":
-        values = [bindparam(f"{name}_{n}", type_=column.type) for n in range(count)]
-        return cast(ColumnElement[bool], column.in_(values))
-    value = bindparam(f"{name}_0", type_=column.type)
+        return one_of(column, bindparam(name, type_=_NUMBERS))
+    value = bindparam(name, type_=column.type)
     return cast(ColumnElement[bool], _COMPARISONS[operator](column, value))
 
 
@@ -362,8 +361,15 @@ class contains(FunctionElement[bool]):  # noqa: N801
     inherit_cache = True
 
 
-class has_tag(FunctionElement[bool]):  # noqa: N801
-    """Whether the tags hold exactly this one."""
+class one_of(FunctionElement[bool]):  # noqa: N801
+    """Whether a number is in a list; the list is one parameter, however long it is."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+class has_tags(FunctionElement[bool]):  # noqa: N801
+    """Whether the tags hold exactly these, and perhaps others."""
 
     type = Boolean()
     inherit_cache = True
@@ -386,16 +392,29 @@ def _instr(element: Any, compiler: Any, **options: Any) -> str:
     return f"instr({compiler.process(element.clauses, **options)}) > 0"
 
 
-@compiles(has_tag, "postgresql")
+@compiles(one_of, "postgresql")
 def _any(element: Any, compiler: Any, **options: Any) -> str:
-    tags, tag = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{tag} = ANY ({tags})"
+    number, numbers = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{number} = ANY ({numbers})"
 
 
-@compiles(has_tag, "sqlite")
+@compiles(one_of, "sqlite")
 def _json_each(element: Any, compiler: Any, **options: Any) -> str:
-    tags, tag = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"EXISTS (SELECT 1 FROM json_each({tags}) WHERE value = {tag})"
+    number, numbers = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{number} IN (SELECT value FROM json_each({numbers}))"  # noqa: S608
+
+
+@compiles(has_tags, "postgresql")
+def _array_contains(element: Any, compiler: Any, **options: Any) -> str:
+    tags, wanted = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{tags} @> {wanted}"
+
+
+@compiles(has_tags, "sqlite")
+def _json_contains(element: Any, compiler: Any, **options: Any) -> str:
+    tags, wanted = (compiler.process(clause, **options) for clause in element.clauses)
+    have, want = (f"SELECT value FROM json_each({values})" for values in (tags, wanted))  # noqa: S608
+    return f"NOT EXISTS ({want} EXCEPT {have})"
 
 
 @compiles(as_text, "postgresql")

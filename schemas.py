@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,6 +30,7 @@ MAX_PAGE: Final = 1000
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # U+FFFD is what a path that is not UTF-8 decodes to: two such users would be one.
 _USER_ID = re.compile(r"(?!tasks$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _INSTANT = re.compile(  # RFC 3339 section 5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
     r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
@@ -58,8 +60,8 @@ class Characters:
         if not self.least <= len(value) <= self.most:
             bounds = f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
             raise _broken(f"must be {bounds} characters")
-        if "\0" in value:
-            raise _broken("must not hold a NUL character")
+        if _UNSTORABLE.search(value):
+            raise _broken("must not hold a NUL character or a lone surrogate")
         return value
 
     def __get_pydantic_core_schema__(
@@ -175,15 +177,8 @@ class TaskCreate(Body):
     order: Order | None = None
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
-    for field in schema["properties"].values():
-        field.pop("default", None)
-
-
 class TaskUpdate(Body):
     """The fields to change; one that is left out stays, `null` clears one that may be null."""
-
-    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     # The None of a field that may not be null only ever stands for "not sent".
     title: Title = None  # type: ignore[assignment]
@@ -205,14 +200,14 @@ class TaskRead(BaseModel):
     """A task as the API shows it."""
 
     id: TaskId
-    url: str
+    url: AnyUrl
     user_id: str
     title: str
     description: str | None
     completed: bool
     completed_at: datetime | None
     priority: Priority
-    due_date: str | None
+    due_date: date | datetime | None
     tags: list[str]
     order: float | None
     created_at: datetime

@@ -6,6 +6,8 @@ import re
 import sys
 from typing import Annotated, Literal, NoReturn, Self
 
+from jwt import InvalidKeyError
+from jwt.algorithms import HMACAlgorithm
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from pydantic import (
@@ -74,13 +76,23 @@ class Settings(BaseSettings):
             return url
         try:
             parsed = make_url(value)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # what ValueError says may be the password
             raise _must("must be a sqlite:/// or postgresql:// URL") from None
         if parsed.drivername != "sqlite":
             raise _must("must be a sqlite:/// or postgresql:// URL")
         if parsed.database in (None, "", ":memory:"):
             raise _must("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
         return url
+
+    @field_validator("auth_secret")
+    @classmethod
+    def _no_public_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        try:
+            if secret:
+                HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.get_secret_value())
+        except (InvalidKeyError, UnicodeEncodeError):
+            raise _must("must be a shared secret in UTF-8, not a PEM, certificate or JWK") from None
+        return secret
 
     @field_validator("cors_origins")
     @classmethod
@@ -117,3 +129,5 @@ def load_settings() -> Settings:
         error = invalid.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in error["loc"][:1]).upper()
         refuse_to_start(f"{name}: {error['msg']}" if name else str(error["msg"]))
+    except UnicodeDecodeError:
+        refuse_to_start(".env and .env.local must be in UTF-8, and one of them is not")

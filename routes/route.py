@@ -14,12 +14,22 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette._utils import get_route_path
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from errors import ApiError, InvalidInput, from_pydantic
 
 MAX_BODY = 256 * 1024  # bytes
+
+
+class _IdText(StringConvertor):
+    """Any text but `stats`: the other methods of that path are 405, not about a strange id."""
+
+    regex = "(?!stats(?:/|$))[^/]+"
+
+
+register_url_convertor("id", _IdText())
 
 
 class TaskRoute(APIRoute):
@@ -85,7 +95,7 @@ async def _arguments(
         if wrong:
             errors += from_pydantic("path", wrong, field.alias)
     for field in dependant.header_params:
-        name = field.alias.encode()
+        name = field.alias.lower().encode()
         given = [value for header, value in request.scope["headers"] if header == name]
         value, wrong = field.validate(b", ".join(given).decode("latin-1")) if given else (None, [])
         arguments[field.name] = value

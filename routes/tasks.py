@@ -58,7 +58,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
     async def create_task(
         whose: Whose,
         new: TaskCreate,
-        idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
+        idempotency_key: Annotated[IdempotencyKey | None, Header(alias="Idempotency-Key")] = None,
     ) -> Response:
         rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
         row, replayed = rows[0], {}
@@ -91,13 +91,13 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
         return _answer(body, {}, body_etag(body), if_none_match)
 
-    @router.get("/{id}", response_model=TaskRead)
+    @router.get("/{id:id}", response_model=TaskRead)
     async def read_task(whose: Whose, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
         row = await _one(queries.read_task(whose.user_id, task_id), whose, task_id)
         return _task(row, whose, if_none_match=if_none_match)
 
-    @router.put("/{id}", response_model=TaskRead)
-    @router.patch("/{id}", response_model=TaskRead)
+    @router.put("/{id:id}", response_model=TaskRead)
+    @router.patch("/{id:id}", response_model=TaskRead)
     async def update_task(
         whose: Whose, task_id: Id, change: TaskUpdate, if_match: IfMatch = None
     ) -> Response:
@@ -105,7 +105,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.patch("/{id}/complete", response_model=TaskRead)
+    @router.patch("/{id:id}/complete", response_model=TaskRead)
     async def complete_task(
         whose: Whose,
         task_id: Id,
@@ -120,7 +120,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
             query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.delete("/{id}", response_model=TaskRead)
+    @router.delete("/{id:id}", response_model=TaskRead)
     async def delete_task(whose: Whose, task_id: Id, if_match: IfMatch = None) -> Response:
         versions = allowed_versions(if_match, task_id)
         query = queries.delete_task(whose.user_id, task_id, versions)

@@ -1,0 +1,50 @@
+"""The log: lines on standard error, a line a request."""
+
+import asyncio
+import logging
+import sys
+import time
+from typing import Final
+
+_GATHER: Final = 0.05  # seconds that the lines of requests wait to be written together
+
+
+class Log(logging.StreamHandler):  # type: ignore[type-arg]
+    """The handler of every line of this service.
+
+    A write for every request would cost more than all else about its line, so those gather for a
+    moment; whatever else is logged goes out at once, after them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._lines: list[str] = []
+        self._second = 0
+        self._time = ""
+
+    def request(self, method: str, path: bytes, status: int, spent: float, request_id: str) -> None:
+        """Log a request that took `spent` seconds."""
+        now = time.time()
+        if (second := int(now)) != self._second:
+            self._second = second
+            self._time = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        if not self._lines:
+            asyncio.get_running_loop().call_later(_GATHER, self.flush)
+        at = f"{self._time},{int((now - second) * 1000):03}"
+        where = path.decode("ascii", "backslashreplace")
+        self._lines.append(
+            f"{at} INFO {method} {where} {status} {spent * 1000:.1f} ms {request_id}\n"
+        )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, after the requests before it."""
+        self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self.stream.write("".join(lines))
+        super().flush()
