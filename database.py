@@ -22,6 +22,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 import postgres
 import sqlite
 from errors import Unavailable
+from gather import Gatherer
 from models import TASK
 from queries import Query
 from settings import Settings
@@ -69,6 +70,7 @@ class Database:
             sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
         self._compiled = lru_cache(maxsize=2048)(self._compile)
+        self._gatherers: dict[ClauseElement, Gatherer] = {}
         self._pool: sqlite.Pool | postgres.Pool
 
     def __str__(self) -> str:
@@ -105,10 +107,26 @@ class Database:
         parameters = {**compiled.constants, **query.parameters}
         for name, convert in compiled.to_sql:
             parameters[name] = convert(parameters[name])
-        rows, touched = await self._pool.run(compiled.sql, parameters, repeatable=query.repeatable)
+        if gatherer := self._gatherer(query):
+            rows, touched = await gatherer.run(parameters)
+        else:
+            rows, touched = await self._pool.run(
+                compiled.sql, parameters, repeatable=query.repeatable
+            )
         if rows and compiled.from_sql:
             rows = [_converted(row, compiled.from_sql) for row in rows]
         return Result(rows, touched)
+
+    def _gatherer(self, query: Query) -> Gatherer | None:
+        """Return what gathers the calls of this query; None where each goes by itself."""
+        if query.many is None or isinstance(self._pool, sqlite.Pool):
+            return None
+        if query.statement not in self._gatherers:
+            one, many = self._compiled(query.statement), self._compiled(query.many)
+            self._gatherers[query.statement] = Gatherer(
+                self._pool, one.sql, many.sql, many.constants, repeatable=query.repeatable
+            )
+        return self._gatherers[query.statement]
 
     async def is_current(self) -> bool:
         """Return whether the database has the schema that this code is written for."""

@@ -60,14 +60,16 @@ class _Job:
 
     __slots__ = ("deadline", "parameters", "repeatable", "rows", "sent_again", "sql", "started")
 
-    def __init__(self, sql: str, parameters: Mapping[str, Any], repeatable: bool) -> None:
+    def __init__(
+        self, sql: str, parameters: Mapping[str, Any], repeatable: bool, waited: float
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.sql = sql
         self.parameters = parameters
         self.repeatable = repeatable
         self.sent_again = False
         self.started = loop.time()
-        self.deadline = self.started + DEADLINE
+        self.deadline = self.started + DEADLINE - waited
         self.rows: asyncio.Future[Rows] = loop.create_future()
 
     def fail(self, error: Exception) -> None:
@@ -102,7 +104,7 @@ class _Connection:
             self._cursor.execute(job.sql, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
-        # What fits the socket's empty buffer has been written whole: there is only the answer to await.
+        # What fits the socket's empty buffer is written whole: only its answer is to come.
         return len(self._cursor.query) <= _SMALL or not self._advance()
 
     def _ready(self) -> None:
@@ -184,11 +186,17 @@ class Pool:
 
     async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
         """Send one statement and return what came back."""
-        job = _Job(sql, parameters, repeatable)
+        return await self.start(sql, parameters, repeatable=repeatable)
+
+    def start(
+        self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool, waited: float = 0.0
+    ) -> asyncio.Future[Rows]:
+        """Send one statement, whose caller has `waited` so many seconds; return its future."""
+        job = _Job(sql, parameters, repeatable, waited)
         self._start(job)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
-        return await job.rows
+        return job.rows
 
     async def close(self) -> None:
         """Close every connection."""
@@ -214,7 +222,7 @@ class Pool:
         elif len(self._waiting) < QUEUE:
             self._waiting.append(job)
         else:
-            raise Unavailable("Too many requests are waiting for the database.")
+            job.fail(Unavailable("Too many requests are waiting for the database."))
         self._connect_on_demand()
 
     def release(self, connection: _Connection) -> None:

@@ -11,12 +11,14 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, cast
 
+import sqlalchemy
 from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
     ClauseElement,
     ColumnElement,
+    Integer,
     Text,
     and_,
     bindparam,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     delete,
     false,
     func,
+    literal,
     not_,
     or_,
     select,
@@ -31,7 +34,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import (
-    Insert,
     insert,
 )  # its ON CONFLICT compiles for SQLite as well
 from sqlalchemy.ext.compiler import compiles
@@ -39,7 +41,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from filters import TaskFilter
+from filters import MAX_PAGE, TaskFilter
 from models import PRIORITIES, TASK, TextList
 from schemas import TaskCreate, TaskUpdate, timestamp
 
@@ -73,6 +75,7 @@ class Query(NamedTuple):
     statement: ClauseElement
     parameters: Mapping[str, Any]
     repeatable: bool = False
+    many: ClauseElement | None = None  # the same for many callers at once, see below
 
 
 def now() -> datetime:
@@ -121,7 +124,7 @@ _create_once = (
 
 def read_task(owner: str, task_id: int) -> Query:
     """The task."""
-    return Query(_read, {"owner": owner, "task_id": task_id}, repeatable=True)
+    return Query(_read, {"owner": owner, "task_id": task_id}, repeatable=True, many=_read_many)
 
 
 def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
@@ -133,7 +136,7 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     values = {"owner": owner, **_new_values(new)}
     values["completed_at"] = values["now"] if new.completed else None
     if key is None:
-        return Query(_create, values)
+        return Query(_create, values, many=_create_many)
     values |= {"key": key, "fingerprint": fingerprint(new)}
     return Query(_create_once, values, repeatable=True)
 
@@ -142,13 +145,15 @@ def update_task(owner: str, task_id: int, change: TaskUpdate, versions: Versions
     """The task, with the fields that `change` sets, if its version is one of `versions`."""
     fields = tuple(sorted(change.model_fields_set))
     statement = _update(fields, guarded=versions is not None)
-    return Query(statement, _one(owner, task_id, versions) | _new_values(change))
+    many = _complete_many if fields == ("completed",) and versions is None else None
+    return Query(statement, _one(owner, task_id, versions) | _new_values(change), many=many)
 
 
 def toggle_task(owner: str, task_id: int, versions: Versions = None) -> Query:
     """The task, completed if it was pending and pending if it was completed."""
     statement = _toggle(guarded=versions is not None)
-    return Query(statement, _one(owner, task_id, versions) | {"now": now()})
+    many = _toggle_many if versions is None else None
+    return Query(statement, _one(owner, task_id, versions) | {"now": now()}, many=many)
 
 
 def delete_task(owner: str, task_id: int, versions: Versions = None) -> Query:
@@ -218,7 +223,8 @@ def list_tasks(owner: str, wanted: TaskFilter) -> Query:
     """
     statement = _list(_shape(wanted), wanted.sort, wanted.offset > 0)
     page = {"limit": wanted.limit, "offset": wanted.offset}
-    return Query(statement, _values(owner, wanted) | page, repeatable=True)
+    many = _list_many if wanted == TaskFilter() else None
+    return Query(statement, _values(owner, wanted) | page, repeatable=True, many=many)
 
 
 def update_tasks(owner: str, wanted: TaskFilter, change: TaskUpdate) -> Query:
@@ -351,6 +357,93 @@ _COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 }
 
 
+# ---- the same for many callers at once (PostgreSQL)
+#
+# `calls` is a JSON array of the parameters of each, numbered by `n`; every row that comes back
+# begins with the number of the call that it answers. The owner stands in every join.
+
+
+def _calls(**types: Any) -> Any:
+    columns = (sqlalchemy.column(name, kind) for name, kind in {"n": Integer(), **types}.items())
+    records = func.json_to_recordset(sqlalchemy.cast(bindparam("calls", type_=Text()), JSON))
+    return records.table_valued(*columns).render_derived(name="call", with_types=True)
+
+
+_one_call = _calls(owner=Text(), task_id=BigInteger(), now=_now.type, new_completed=Boolean())
+_call_this = and_(task.user_id == _one_call.c.owner, task.id == _one_call.c.task_id)
+_read_many = select(_one_call.c.n, *ROW).select_from(_one_call.join(TASK, _call_this))
+
+_page = (
+    select(*ROW, func.count().over().label("total"))
+    .where(task.user_id == _one_call.c.owner)
+    .order_by(*_order_by((), task))
+    .limit(MAX_PAGE)
+    .lateral()
+)
+_list_many = (
+    select(_one_call.c.n, *(_page.c[column.name] for column in ROW), _page.c.total)
+    .select_from(_one_call.join(_page, true()))
+    .order_by(_one_call.c.n, *_order_by((), _page.c))
+)
+
+# Locked in the order of their ids, so that two of these never wait for each other.
+_locked = (
+    select(_one_call.c.n, task.user_id, task.id, _one_call.c.now, _one_call.c.new_completed)
+    .select_from(_one_call.join(TASK, _call_this))
+    .order_by(task.id)
+    .with_for_update(of=TASK)
+    .cte("locked")
+)
+
+
+def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
+    return (
+        update(TASK)
+        .where(task.user_id == _locked.c.user_id, task.id == _locked.c.id)
+        .values(
+            completed=completed,
+            completed_at=case((completed, since)),
+            updated_at=_locked.c.now,
+            version=task.version + 1,
+        )
+        .returning(_locked.c.n, *ROW)
+    )
+
+
+_toggle_many = _complete(not_(task.completed), _locked.c.now)
+_complete_many = _complete(_locked.c.new_completed, func.coalesce(task.completed_at, _locked.c.now))
+
+# Ids are given out before the insert: the order of RETURNING means nothing.
+_made_of = {
+    "user_id": "owner",
+    "title_folded": "title_folded",
+    "description_folded": "description_folded",
+    "completed_at": "completed_at",
+    "created_at": "now",
+    "updated_at": "now",
+    **{name: "new_" + name for name in _NEW},
+}
+_new_call = _calls(**{name: task[field].type for field, name in _made_of.items()})
+_new = select(
+    _new_call.c.n,
+    func.nextval("task_id_seq").label("id"),
+    *(_new_call.c[name].label(field) for field, name in _made_of.items()),
+    literal(1).label("version"),
+    literal(0).label("idempotency_replays"),
+).cte("new")
+_made = (
+    insert(TASK)
+    .from_select(
+        [column.name for column in _new.c if column.name != "n"],
+        select(*(column for column in _new.c if column.name != "n")),
+        include_defaults=False,
+    )
+    .returning(*ROW)
+    .cte("made")
+)
+_create_many = select(_new.c.n, *_made.c).select_from(_new.join(_made, _new.c.id == _made.c.id))
+
+
 # ---- where the two databases differ
 
 
@@ -432,5 +525,5 @@ def _sqlite_text(element: Any, compiler: Any, **options: Any) -> str:
     sql = compiler.process(column, **options)
     if isinstance(column.type, UTCDateTime):
         return f"replace({sql}, ' ', 'T') || 'Z'"
-    lines = f"(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({sql}))"
+    lines = f"(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({sql}))"  # noqa: S608
     return lines if column is task.tags else f"CAST({sql} AS TEXT)"

@@ -7,9 +7,10 @@ before it is acknowledged.
 import asyncio
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 from errors import Unavailable
 
@@ -17,6 +18,7 @@ Rows = tuple[list[tuple[Any, ...]], int]
 
 _THREADS: Final = 4
 _PATIENCE: Final = 10.0  # seconds that a statement waits for another process to finish writing
+_MOST: Final = 100  # writes that share a transaction
 QUEUE: Final = 2000  # statements that may wait for a thread
 _AWAY: Final = (  # result codes that speak of the file, not of the statement
     sqlite3.SQLITE_BUSY,
@@ -39,11 +41,20 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-class Pool:
-    """Runs statements off the event loop.
+class _Write(NamedTuple):
+    """A statement that waits to be run, and the future of its rows."""
 
-    Raises `Unavailable` when `QUEUE` statements wait, or when the file stays locked or cannot be
-    written.
+    sql: str
+    parameters: Mapping[str, Any]
+    rows: asyncio.Future[Rows]
+
+
+class Pool:
+    """Runs statements off the event loop, reads at the same time, writes one after the other.
+
+    While a write is being put on disk, further ones gather; the next transaction, and so one wait
+    for the disk, serves them all, a savepoint each. Raises `Unavailable` when `QUEUE` statements
+    wait, or when the file stays locked or cannot be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,19 +62,24 @@ class Pool:
         self._thread = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._executor = ThreadPoolExecutor(_THREADS, "sqlite")
-        self._writing = asyncio.Lock()
+        self._writes: deque[_Write] = deque()
+        self._writer: asyncio.Task[None] | None = None
         self._waiting = 0
 
     async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
         """Run one statement and return what came back."""
         if self._waiting >= QUEUE:
             raise Unavailable("Too many requests are waiting for the database.")
+        loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
             if sql.startswith("SELECT"):
-                return await self._in_thread(sql, parameters)
-            async with self._writing:
-                return await self._in_thread(sql, parameters)
+                return await loop.run_in_executor(self._executor, self._execute, sql, parameters)
+            write = _Write(sql, parameters, loop.create_future())
+            self._writes.append(write)
+            if self._writer is None:
+                self._writer = loop.create_task(self._write())
+            return await write.rows
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in _AWAY:
                 raise Unavailable from error
@@ -77,14 +93,55 @@ class Pool:
         for connection in self._connections:
             connection.close()
 
-    async def _in_thread(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._run, sql, parameters
-        )
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._writes:
+            count = min(len(self._writes), _MOST)
+            batch = [self._writes.popleft() for _ in range(count)]
+            outcomes = await loop.run_in_executor(self._executor, self._transaction, batch)
+            for write, outcome in zip(batch, outcomes, strict=True):
+                if write.rows.done():  # whoever asked is gone
+                    continue
+                if isinstance(outcome, Exception):
+                    write.rows.set_exception(outcome)
+                else:
+                    write.rows.set_result(outcome)
+        self._writer = None
 
-    def _run(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+    def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._thread, "connection"):
             self._thread.connection = connect(self._path)
             self._connections.append(self._thread.connection)
-        cursor = self._thread.connection.execute(sql, parameters)
+        return cast(sqlite3.Connection, self._thread.connection)
+
+    def _execute(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+        cursor = self._connection().execute(sql, parameters)
         return cursor.fetchall(), cursor.rowcount
+
+    def _transaction(self, batch: list[_Write]) -> list[Rows | Exception]:
+        """Run the writes in one transaction; one that fails leaves the others as they are."""
+        try:
+            connection = self._connection()
+            if len(batch) == 1:
+                return [self._execute(batch[0].sql, batch[0].parameters)]
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                outcomes = [self._savepoint(write) for write in batch]
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            return outcomes
+        except Exception as error:
+            return [error] * len(batch)
+
+    def _savepoint(self, write: _Write) -> Rows | Exception:
+        connection = self._connection()
+        connection.execute("SAVEPOINT call")
+        try:
+            return self._execute(write.sql, write.parameters)
+        except Exception as error:
+            connection.execute("ROLLBACK TO call")
+            return error
+        finally:
+            connection.execute("RELEASE call")

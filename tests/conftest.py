@@ -5,16 +5,39 @@ import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx2
 import pytest
 
+from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres, Server, wheel_version
 from tests.support.processes import Daemon
 from tests.support.service import Service
 
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
+KINDS = ("sqlite", "postgresql")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--through-pgbouncer",
+        action="store_true",
+        help="run the tests of `service` alone, with 4 workers on PostgreSQL behind PgBouncer",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --through-pgbouncer, keep what that is about."""
+    if config.getoption("--through-pgbouncer"):
+        items[:] = [
+            item
+            for item in items
+            if isinstance(item, pytest.Function)
+            and "service" in item.fixturenames
+            and item.callspec.params.get("database") == "postgresql"
+        ]
 
 
 @dataclass(frozen=True)
@@ -41,9 +64,23 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[Server]:
     server.drop_databases()
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=KINDS)
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Database:
     """A fresh, empty database, first a SQLite file, then one on PostgreSQL."""
+    return _make_database(request, tmp_path_factory)
+
+
+@pytest.fixture(params=KINDS)
+def new_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Database:
+    """As `database`, but nobody else's: for tests that start a service of their own."""
+    return _make_database(request, tmp_path_factory)
+
+
+def _make_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Database:
     if request.param == "sqlite":
         path = tmp_path_factory.mktemp("sqlite") / "tasks.db"
         return Database("sqlite", f"sqlite:///{path}", f"SQLite {sqlite3.sqlite_version}")
@@ -52,10 +89,16 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def service(database: Database) -> Iterator[Service]:
+def service(request: pytest.FixtureRequest, database: Database) -> Iterator[Service]:
     """The live service on `database`, one worker, no other settings."""
-    with Service(DATABASE_URL=database.url) as service:
-        yield service
+    if not request.config.getoption("--through-pgbouncer"):
+        with Service(DATABASE_URL=database.url) as service:
+            yield service
+        return
+    with PgBouncer(request.getfixturevalue("postgres")) as bouncer:
+        url = bouncer.url(urlsplit(database.url).path[1:])
+        with Service(DATABASE_URL=url, workers=4) as service:
+            yield service
 
 
 @pytest.fixture

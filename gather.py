@@ -1,0 +1,126 @@
+"""One round trip for everyone who is waiting: calls of one operation share a statement.
+
+Calls that come in the same turn of the event loop go out as one statement, and while there are
+`IN_FLIGHT` statements of an operation under way, further calls gather for the next. There is no
+timer: a call that comes alone goes at once, as the statement for one that it is.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic_core import to_json
+
+from errors import Unavailable
+from postgres import QUEUE, Pool, Rows
+
+MOST: Final = 100  # calls that one statement serves
+IN_FLIGHT: Final = 10  # statements of one operation
+
+
+class _Call:
+    """The parameters of one call, since when it waits, and the future of its rows."""
+
+    __slots__ = ("parameters", "rows", "since")
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self.parameters = parameters
+        self.since = loop.time()
+        self.rows: asyncio.Future[Rows] = loop.create_future()
+
+
+class Gatherer:
+    """The calls of one operation: `one` is its statement for one call, `many` that for several.
+
+    `many` takes a JSON array of the calls' parameters as `calls`; each row that it returns begins
+    with the number of its call. Where `repeatable` is not set, it changes every task once.
+    """
+
+    def __init__(
+        self, pool: Pool, one: str, many: str, constants: Mapping[str, Any], *, repeatable: bool
+    ) -> None:
+        self._pool = pool
+        self._one = one
+        self._many = many
+        self._constants = constants
+        self._repeatable = repeatable
+        self._waiting: deque[_Call] = deque()
+        self._in_flight = 0
+        self._flushing = False
+
+    async def run(self, parameters: Mapping[str, Any]) -> Rows:
+        """Return the rows of one call, as the statement for one would."""
+        if len(self._waiting) >= QUEUE:
+            raise Unavailable("Too many requests are waiting for the database.")
+        call = _Call(parameters)
+        self._waiting.append(call)
+        self._flush_soon()
+        return await call.rows
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and self._waiting and self._in_flight < IN_FLIGHT:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        while self._in_flight < IN_FLIGHT and (calls := self._take()):
+            self._in_flight += 1
+            self._send(calls)
+
+    def _take(self) -> list[_Call]:
+        """Take those who wait longest; who would change a task that is taken already stays."""
+        taken: list[_Call] = []
+        left: list[_Call] = []
+        changed = set()
+        while self._waiting and len(taken) < MOST:
+            call = self._waiting.popleft()
+            task_id = call.parameters.get("task_id")
+            if call.rows.done():
+                continue
+            if not self._repeatable and task_id is not None and task_id in changed:
+                left.append(call)
+            else:
+                changed.add(task_id)
+                taken.append(call)
+        self._waiting.extendleft(reversed(left))
+        return taken
+
+    def _send(self, calls: list[_Call]) -> None:
+        sql, parameters = self._one, calls[0].parameters
+        if len(calls) > 1:
+            numbered = [{"n": n, **call.parameters} for n, call in enumerate(calls)]
+            sql = self._many
+            parameters = {**self._constants, "calls": to_json(numbered).decode()}
+        waited = asyncio.get_running_loop().time() - calls[0].since
+        rows = self._pool.start(sql, parameters, repeatable=self._repeatable, waited=waited)
+        rows.add_done_callback(lambda done: self._served(calls, done))
+
+    def _served(self, calls: list[_Call], done: "asyncio.Future[Rows]") -> None:
+        self._in_flight -= 1
+        error = done.exception()
+        if error is None:
+            rows = done.result()[0]
+            answers = [rows] if len(calls) == 1 else _by_call(rows, len(calls))
+            for call, answer in zip(calls, answers, strict=True):
+                if not call.rows.done():  # else whoever asked is gone
+                    call.rows.set_result((answer, len(answer)))
+        elif len(calls) == 1 or isinstance(error, Unavailable):
+            for call in calls:
+                if not call.rows.done():
+                    call.rows.set_exception(error)
+        else:  # refused as a whole, so nothing was done: let each answer for itself
+            for call in calls:
+                self._in_flight += 1
+                self._send([call])
+        self._flush_soon()
+
+
+def _by_call(rows: list[tuple[Any, ...]], count: int) -> list[list[tuple[Any, ...]]]:
+    """Return the rows of each call, by the number that they begin with."""
+    answers: list[list[tuple[Any, ...]]] = [[] for _ in range(count)]
+    for number, *row in rows:
+        answers[number].append(tuple(row))
+    return answers

@@ -1,0 +1,147 @@
+"""What Hypothesis draws for the tests of the API against its model: tasks, changes, queries."""
+
+import os
+from typing import Final
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from tests.support import model
+
+# The same examples in every run: what fails in CI fails at home, where there is time to shrink it.
+REPRODUCIBLE: Final = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.generate, *([] if "CI" in os.environ else [Phase.shrink])],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+# Letters that fold, sort or match otherwise than their bytes suggest, and what SQL could misread.
+LETTERS = "aAbzZ0 9éÉßẞſİıΣσςﬀǅÅ日🛒𝒳%_\\'\"*?[]-:;\x7f\u0301\u200d\uffff"  # noqa: RUF001
+WORDS = ("a", "A", "É", "é", "straße", "STRASSE", "100%", "a_b", "a\\b", "ΣΑΣ", "σας", "İ", "")
+DAYS = ("0001-01-01", "2020-02-29", "2020-03-01", "2035-01-01", "9999-12-31")
+TIMES = ("00:00:00.000000", "12:00:00.000001", "23:59:59.999999")
+TAGS = ("home", "Home", "hom", "to do", "é", "É", "%", "_", "\\", '"', "'", "null", "1", "🛒")
+ORDERS = (-1.5, 0.0, 0.1, 1.0, 2.0, 1e300, 5e-324)
+BOOLEANS = ("true", "false")
+
+texts = st.sampled_from(WORDS) | st.text(LETTERS, max_size=4)
+titles = texts.filter(str.strip)
+instants = st.builds("{}T{}Z".format, st.sampled_from(DAYS), st.sampled_from(TIMES))
+dues = st.sampled_from(DAYS) | instants
+_optional = {
+    "description": st.none() | texts,
+    "completed": st.booleans(),
+    "priority": st.sampled_from(model.PRIORITIES),
+    "due_date": st.none() | dues,
+    "tags": st.lists(st.sampled_from(TAGS), max_size=4, unique=True),
+    "order": st.none() | st.sampled_from(ORDERS),
+    # What a client sends back with the rest of a record.
+    "id": st.just(7),
+    "url": st.just("ignored"),
+    "updated_at": st.none(),
+}
+new_tasks = st.fixed_dictionaries({"title": titles}, optional=_optional)
+changes = st.fixed_dictionaries({}, optional={"title": titles, **_optional})
+
+Query = list[tuple[str, str | int | float | bool | None]]  # as httpx2 takes it
+
+_SUFFIXES = ("", "_gte", "_lte", "_ne", "_like")
+_REPEATABLE = ("id", "priority")
+_REFUSED = {("completed", "_like"), ("order", "_like"), ("order", "")}
+_REFUSED |= {("tags", "_gte"), ("tags", "_lte"), *((field, "") for field in _REPEATABLE)}
+_FIELD_FILTERS = [
+    (field, suffix)
+    for field in model.FIELDS
+    for suffix in _SUFFIXES
+    if (field, suffix) not in _REFUSED
+]
+_SORTABLE = [field for field in model.FIELDS if field != "tags"] + ["created", "updated"]
+
+
+def _values(field: str, suffix: str, tasks: list[model.Task]) -> st.SearchStrategy[str]:
+    """Return values for the parameter `field` with `suffix`, many of them those of some task."""
+    if suffix == "_like" and field not in model.TEXTS:
+        shown = [" ".join(task[field]) if field == "tags" else str(task[field]) for task in tasks]
+        cuts = st.tuples(st.sampled_from([*shown, "%"]), st.integers(0, 9), st.integers(0, 4))
+        return cuts.map(lambda cut: cut[0][cut[1] : cut[1] + cut[2]])
+    null = [""] if suffix in ("", "_ne") else []
+    if field in model.TIMESTAMPS:
+        some = [task[field] for task in tasks if task[field]]
+        return st.sampled_from([*some, "2020-01-01T00:00:00.000000Z", *null])
+    return {
+        "id": st.sampled_from([str(task["id"]) for task in tasks] or ["1"]),
+        "user_id": st.sampled_from([*(task["user_id"] for task in tasks), "", "zz"]),
+        "title": texts,
+        "description": texts,
+        "completed": st.sampled_from(BOOLEANS),
+        "priority": st.sampled_from(model.PRIORITIES),
+        "due_date": dues | st.sampled_from(null) if null else dues,
+        "tags": st.sampled_from(TAGS),
+        "order": st.sampled_from([str(order) for order in ORDERS]),
+    }[field]
+
+
+@st.composite
+def filters(draw: st.DrawFn, tasks: list[model.Task]) -> Query:
+    """Draw up to three filters, in either dialect, that make sense for these tasks."""
+    drawn: dict[str, list[str]] = {}
+    for kind in draw(st.lists(st.integers(0, 9), max_size=3)):
+        match kind:
+            case 0:
+                drawn["status"] = [draw(st.sampled_from(["all", "pending", "completed"]))]
+            case 1 if not {"q", "search"} & set(drawn):
+                drawn[draw(st.sampled_from(["q", "search"]))] = [draw(texts)]
+            case 2:
+                drawn["overdue"] = [draw(st.sampled_from(BOOLEANS))]
+            case 3:
+                drawn[draw(st.sampled_from(["due_before", "due_after"]))] = [draw(dues)]
+            case 4:
+                name = draw(st.sampled_from(["tag", *_REPEATABLE]))
+                field = "tags" if name == "tag" else name
+                some = st.lists(_values(field, "", tasks), min_size=1, max_size=3)
+                drawn[name] = draw(some)
+            case _:
+                field, suffix = draw(st.sampled_from(_FIELD_FILTERS))
+                drawn[field + suffix] = [draw(_values(field, suffix, tasks))]
+    return [(name, value) for name, several in drawn.items() for value in several]
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> Query:
+    """Draw an order, in any of the dialects, or none."""
+    fields = draw(st.lists(st.sampled_from(_SORTABLE), max_size=3))
+    directions = ["asc", "desc", "ASC", "DESC"]
+    if not fields:
+        name = draw(st.sampled_from(["", "_order", "order"]))
+        return [(name, draw(st.sampled_from(directions)))] if name else []
+    if draw(st.booleans()):
+        signs = [draw(st.sampled_from(["", "-"])) for _ in fields]
+        return [("sort", ",".join(map("".join, zip(signs, fields, strict=True))))]
+    some = draw(st.lists(st.sampled_from(directions), max_size=len(fields)))
+    name, order = draw(st.sampled_from([("_sort", "_order"), ("sort_by", "order")]))
+    return [(name, ",".join(fields)), *([(order, ",".join(some))] if some else [])]
+
+
+@st.composite
+def pages(draw: st.DrawFn) -> Query:
+    """Draw a page, in any of the dialects, or none."""
+    size, skipped = draw(st.integers(1, 6)), draw(st.integers(0, 7))
+    page: dict[str, int] = draw(
+        st.sampled_from(
+            [
+                {},
+                {"limit": size},
+                {"offset": skipped},
+                {"limit": size, "offset": skipped},
+                {"_start": skipped, "_end": skipped + size},
+                {"_end": size},
+                {"_start": skipped, "_limit": size},
+                {"_page": skipped + 1, "_limit": size},
+                {"_page": 1},
+            ]
+        )
+    )
+    return [(name, str(value)) for name, value in page.items()]

@@ -1,0 +1,186 @@
+"""A database that goes away, breaks or keeps silent costs a 503 each, and no more (section 5)."""
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import psutil  # type: ignore[import-untyped]
+import psycopg2
+import pytest
+
+from tests.conftest import Database
+from tests.support.load import Answer, Load, use_of_a_task
+from tests.support.postgres import PASSWORD, USER, Postgres
+from tests.support.problems import CORS, assert_problem
+from tests.support.processes import wait_until
+from tests.support.proxy import Proxy
+from tests.support.service import REPOSITORY, Service
+
+CLIENTS = 30
+
+
+@dataclass
+class Setup:
+    """A service, the proxy to its database, and that database, which may be killed."""
+
+    postgres: Postgres
+    proxy: Proxy
+    service: Service
+
+    def leave(self, how: str) -> None:
+        """Take the database away."""
+        if how == "killed":
+            self.postgres.kill()
+        elif how == "refusing":
+            self.proxy.refuse()
+            self.proxy.cut()
+        else:
+            self.proxy.freeze()
+
+    def come_back(self, how: str) -> None:
+        """Bring it back; returns when it answers."""
+        if how == "killed":
+            self.postgres.start()
+        elif how == "refusing":
+            self.proxy.accept()
+        else:
+            self.proxy.thaw()
+
+
+@pytest.fixture(scope="module")
+def setup() -> Iterator[Setup]:
+    with (
+        Postgres() as postgres,
+        Proxy(postgres.port) as proxy,
+        Service(DATABASE_URL=proxy.through(postgres.url())) as service,
+    ):
+        yield Setup(postgres, proxy, service)
+
+
+def client_of(service: Service) -> httpx2.Client:
+    return httpx2.Client(
+        base_url=service.url, headers=CORS, timeout=30, trust_env=False, verify=False
+    )
+
+
+def problem(answer: Answer) -> httpx2.Response:
+    return httpx2.Response(answer.status, headers=dict(answer.headers), content=answer.body)
+
+
+@pytest.mark.parametrize("how", ["killed", "refusing", "frozen"])
+def test_an_outage_under_load_costs_503s_and_nothing_else(
+    setup: Setup, how: str, user: str
+) -> None:
+    service = setup.service
+    process = psutil.Process(service.pids[0])
+    with client_of(service) as client:
+        with Load(service.url, use_of_a_task(user), clients=CLIENTS) as load:
+            load.wait_for(200, 300)
+            pids, descriptors, memory = service.pids, process.num_fds(), service.memory()
+
+            setup.leave(how)
+            left = time.monotonic()
+            load.wait_for(503, 3 * CLIENTS)
+            during = load.since(left)
+            assert client.get("/health").status_code == 200
+            for path in ("/ready", "/api/tasks"):
+                refusal = client.get(path)
+                detail = assert_problem(refusal, 503)
+                assert int(refusal.headers["retry-after"]) >= 1
+                assert detail == "The database is not available right now."
+            load.wait_for(503, 3 * CLIENTS)
+            assert service.memory() < memory + 30_000_000
+
+            setup.come_back(how)
+            back = time.monotonic()
+            wait_until(lambda: client.get("/api/tasks").status_code == 200, "it is back", 2)
+            assert client.get("/ready").status_code == 200
+            load.wait_for(200, 300)
+
+        assert {answer.status for answer in during} == {503}
+        refused = [answer for answer in load.answers if answer.status == 503]
+        assert max(answer.seconds for answer in refused) < 5
+        for answer in refused[:: len(refused) // 20 + 1]:
+            assert answer.headers["retry-after"].isdigit()
+            assert problem(answer).json()["detail"] == detail
+        assert {answer.status for answer in load.answers} <= {200, 201, 503}
+        assert {answer.status for answer in load.since(back + 2)} <= {200, 201}
+        assert service.pids == pids
+        # Connections to the database may come and go; what clients had is closed.
+        wait_until(lambda: process.num_fds() <= descriptors, "descriptors are given back", 10)
+    told = "the database is away", "the database is back"
+    assert [service.log.count(words) >= 1 for words in told] == [True, True]
+
+
+@pytest.mark.parametrize("how", ["refusing", "frozen"])
+def test_a_service_that_starts_before_its_database_waits_for_it(setup: Setup, how: str) -> None:
+    setup.leave(how)
+    try:
+        with_url = {"DATABASE_URL": setup.proxy.through(setup.postgres.create_database())}
+        started = Service(**with_url).start(wait=False)
+        try:
+            refused = setup.proxy.counts.connections
+            wait_until(lambda: "Waiting for application startup" in started.log, "it starts")
+            if how == "frozen":  # it has asked, and nobody answers
+                wait_until(lambda: setup.proxy.counts.connections > refused, "it asks")
+            else:
+                wait_until(lambda: "the database is away" in started.log, "it asked")
+            assert started.running
+        finally:
+            setup.come_back(how)
+        started.wait_ready(timeout=20)
+        with client_of(started) as client:
+            assert client.get("/ready").status_code == 200
+            assert client.post("/api/tasks", json={"title": "x"}).status_code == 201
+    finally:
+        started.close()
+
+
+@pytest.fixture
+def rename_table(new_database: Database) -> Callable[[], None]:
+    """Renames the table of tasks, as somebody might who shares the database."""
+
+    def rename() -> None:
+        opened: Any = (
+            sqlite3.connect(new_database.url.removeprefix("sqlite:///"))
+            if new_database.name == "sqlite"
+            else psycopg2.connect(new_database.url)
+        )
+        with closing(opened) as connection:
+            connection.cursor().execute("ALTER TABLE task RENAME TO elsewhere")
+            connection.commit()
+
+    return rename
+
+
+def test_the_errors_of_a_broken_database_tell_nothing_about_it(
+    new_database: Database, rename_table: Callable[[], None]
+) -> None:
+    said = ""
+    with Service(DATABASE_URL=new_database.url) as service, client_of(service) as client:
+        private = {"title": "private matter"}
+        assert client.post("/api/somebody/tasks", json=private).status_code == 201
+        rename_table()
+        for method, path, body in (
+            ("GET", "", None),
+            ("GET", "/stats", None),
+            ("POST", "", {"title": "refused title"}),
+            ("PATCH", "", {"title": "refused title"}),
+            ("PUT", "/1", {"title": "refused title"}),
+            ("PATCH", "/1/complete", None),
+            ("DELETE", "", None),
+        ):
+            answer = client.request(method, f"/api/tasks{path}", json=body)
+            assert_problem(answer, 500)
+            said += answer.text + str(answer.headers)
+        assert client.get("/health").status_code == 200
+        assert re.search("no such table|does not exist", service.log)
+    secrets = [USER, PASSWORD, new_database.url.rpartition("/")[2], str(REPOSITORY)]
+    words = ["SELECT", "INSERT", "UPDATE", "DELETE ", "FROM", "table", "relation", "column", "sql"]
+    for word in [*secrets, *words, "private", "refused title", r"\.py", "psycopg2", "Traceback"]:
+        assert not re.search(word, said), word

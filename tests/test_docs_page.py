@@ -1,0 +1,90 @@
+"""The page at /docs in a real browser that can reach nothing but the service."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support.browser import Chromium, Page
+from tests.support.processes import wait_until
+from tests.support.service import Service
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    with Chromium() as browser:
+        yield browser
+
+
+def open_docs(browser: Chromium, service: Service) -> Page:
+    page = browser.open(f"{service.url}/docs")
+    page.wait("document.querySelector('.opblock')")
+    return page
+
+
+def test_the_page_lists_every_operation_and_loads_nothing_from_elsewhere(
+    browser: Chromium, service: Service
+) -> None:
+    with open_docs(browser, service) as page:
+        listed = "[...document.querySelectorAll('.opblock')].map(each => each.id)"
+        documented = httpx2.get(f"{service.url}/openapi.json").json()["paths"].values()
+        ids = {each["operationId"] for methods in documented for each in methods.values()}
+        assert {each.rpartition("-")[2] for each in page.evaluate(listed)} == ids
+        assert page.evaluate("document.querySelector('.swagger-ui .btn.authorize')") is None
+        assert page.errors == []
+        elsewhere = [each for each in page.requests if not each.startswith(("data:", service.url))]
+        assert elsewhere == []
+
+
+def test_create_can_be_tried_out_on_the_page(
+    browser: Chromium, service: Service, client: httpx2.Client, user: str
+) -> None:
+    block = "#operations-user_tasks-createUserTask"
+    with open_docs(browser, service) as page:
+        page.click(f"{block} .opblock-summary-control")
+        page.wait(f"document.querySelector('{block} .execute')")
+        page.type(f"{block} input[placeholder=user_id]", user)
+        page.click(f"{block} .execute")
+        page.wait(f"document.querySelector('{block} .live-responses-table')")
+        shown = page.evaluate(f"document.querySelector('{block} .live-responses-table').innerText")
+    (task,) = client.get(f"/api/{user}/tasks").json()
+    assert "201" in shown
+    assert f'"url": "{task["url"]}"' in shown
+
+
+def test_with_auth_on_the_page_has_an_authorize_button(browser: Chromium, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/tasks.db"
+    with (
+        Service(DATABASE_URL=database, AUTH_SECRET="s" * 32) as service,
+        open_docs(browser, service) as page,
+    ):
+        page.wait("document.querySelector('.swagger-ui .btn.authorize')")
+
+
+def test_the_root_leads_to_the_page(client: httpx2.Client) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 307
+    assert answer.headers["location"] == "/docs"
+
+
+def test_behind_a_path_prefix_the_page_asks_for_its_parts_there(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/tasks.db"
+    with Service(DATABASE_URL=database, args=["--root-path", "/todo"]) as service:
+        page = httpx2.get(f"{service.url}/docs").text
+        assert httpx2.get(f"{service.url}/").headers["location"] == "/todo/docs"
+    for part in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "openapi.json"):
+        assert f"/todo/{part}" in page
+
+
+def test_there_is_nothing_but_the_page_and_its_parts(client: httpx2.Client) -> None:
+    assert client.get("/docs/swagger-ui.css").status_code == 200
+    for name in ("redoc.standalone.js", "..%2Fcore.py", "index.html"):
+        assert client.get(f"/docs/{name}").status_code == 404
+
+
+def test_the_log_links_to_the_page_once_however_many_workers(tmp_path: Path) -> None:
+    with Service(DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db", workers=2) as service:
+        ready = "Application startup complete"
+        wait_until(lambda: service.log.count(ready) == 2, "both workers are up")
+        assert service.log.count(f"{service.url}/docs\n") == 1

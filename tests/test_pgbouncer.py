@@ -1,0 +1,30 @@
+"""Nothing depends on the state of a session: PgBouncer may give each statement another one."""
+
+import os
+import re
+import subprocess
+import sys
+
+from tests.support.needs import need
+from tests.support.service import REPOSITORY
+
+# Not the API as such: programs around it, and what is long and says no more here.
+OTHER = ["test_schemathesis.py", "test_support.py"]
+
+
+def test_the_api_tests_pass_through_pgbouncer_in_transaction_mode_with_four_workers() -> None:
+    need("pgbouncer", "apt-get install pgbouncer")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "--through-pgbouncer", "--maxfail=5"),
+            *("-p", "no:cacheprovider", "-p", "no:xdist"),
+            *(f"--ignore=tests/{name}" for name in OTHER),
+        ],
+        cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if "PYTEST" not in name},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    passed = re.search(r"^(\d+) passed", result.stdout, re.MULTILINE)
+    assert passed and int(passed[1]) > 500, result.stdout

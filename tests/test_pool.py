@@ -1,0 +1,463 @@
+"""The pool of PostgreSQL connections by itself, over a wire that breaks, on both event loops."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil  # type: ignore[import-untyped]
+import psycopg2
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from psycopg2.sql import SQL, Identifier
+
+import postgres
+from errors import Unavailable
+from postgres import Pool, Rows
+from tests.support.needs import need
+from tests.support.pgbouncer import PgBouncer
+from tests.support.postgres import Postgres, failover_url
+from tests.support.processes import drop_root, scratch_directory, wait_until
+from tests.support.proxy import Proxy
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run[Any]]:
+    """Runs a coroutine on the kind of event loop that this round is about."""
+    factory = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[request.param]
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield runner.run
+
+
+@pytest.fixture
+def proxy(own_postgres: Postgres) -> Iterator[Proxy]:
+    with Proxy(own_postgres.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def dsn(proxy: Proxy, own_postgres: Postgres) -> str:
+    """A URL of the server, through the proxy."""
+    return proxy.through(own_postgres.url())
+
+
+@pytest.fixture
+def table(own_postgres: Postgres) -> str:
+    """The URL of a new database with the rows `(1, 0)` and `(2, 0)` in `counters(id, n)`."""
+    url = own_postgres.create_database()
+    database = url.rpartition("/")[2]
+    own_postgres.execute(
+        "CREATE TABLE counters AS SELECT id, 0 AS n FROM generate_series(1, 2) id",
+        database=database,
+    )
+    return url
+
+
+@contextlib.asynccontextmanager
+async def pool_on(dsn: str, size: int = 1) -> AsyncIterator[Pool]:
+    pool = Pool(dsn, size)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def value(pool: Pool, sql: str, *, repeatable: bool = False, **parameters: object) -> Any:
+    """The first column of the first row."""
+    rows, _ = await pool.run(sql, parameters, repeatable=repeatable)
+    return rows[0][0]
+
+
+async def answered(pool: Pool) -> None:
+    """Return when the database answers."""
+    for pause in itertools.repeat(0.01):
+        with contextlib.suppress(Unavailable):
+            await value(pool, "SELECT 1")
+            return
+        await asyncio.sleep(pause)
+
+
+async def refused(statement: Coroutine[Any, Any, Any]) -> Unavailable:
+    """The 503 that the statement ends with."""
+    with pytest.raises(Unavailable) as error:
+        await statement
+    return error.value
+
+
+BACKEND = "SELECT pg_backend_pid()"
+SLEEP = "SELECT pg_sleep(0.2)"
+
+
+def test_statements_share_the_connections_and_give_rows_and_counts(
+    run: Run[Any], proxy: Proxy, dsn: str
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(dsn, size=3) as pool:
+            numbers = await asyncio.gather(
+                *(value(pool, "SELECT %(n)s + 0", n=n) for n in range(50))
+            )
+            assert numbers == list(range(50))
+            assert await pool.run("SELECT 1 WHERE false", {}, repeatable=True) == ([], 0)
+            rows: Rows = await pool.run("VALUES (1, 'a'), (2, 'b')", {}, repeatable=True)
+            assert rows == ([(1, "a"), (2, "b")], 2)
+        assert proxy.counts.connections == 3
+
+    run(scenario())
+
+
+def test_a_statement_past_its_deadline_costs_its_connection_only(
+    run: Run[Any], proxy: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "DEADLINE", 0.5)
+
+    async def scenario() -> None:
+        async with pool_on(dsn, size=2) as pool:
+            slow = asyncio.create_task(refused(value(pool, "SELECT pg_sleep(60)")))
+            await asyncio.sleep(0.05)
+            for _ in range(20):
+                await value(pool, BACKEND)
+            assert (await slow).status_code == 503
+            await asyncio.gather(*(value(pool, SLEEP) for _ in range(2)))
+        assert proxy.counts.connections == 3
+
+    run(scenario())
+
+
+def test_a_wire_that_goes_silent_costs_every_statement_a_503_and_leaks_nothing(
+    run: Run[Any], proxy: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "DEADLINE", 0.3)
+
+    async def scenario() -> None:
+        async with pool_on(dsn, size=3) as pool:
+            descriptors = []
+            for _ in range(3):
+                await asyncio.gather(*(value(pool, BACKEND) for _ in range(10)))
+                proxy.freeze()
+                for _ in range(2):  # on the connections there are, then with none to be had
+                    started = time.monotonic()
+                    statements = (value(pool, BACKEND, repeatable=True) for _ in range(10))
+                    answers = await asyncio.gather(*statements, return_exceptions=True)
+                    assert all(isinstance(answer, Unavailable) for answer in answers)
+                    assert time.monotonic() - started < 2
+                proxy.cut()
+                proxy.thaw()
+                await asyncio.wait_for(answered(pool), 10)
+                descriptors.append(psutil.Process().num_fds())
+            assert descriptors[2] <= descriptors[0] + 3
+
+    run(scenario())
+
+
+def test_a_statement_larger_than_the_sockets_buffers_is_sent_whole(
+    run: Run[Any], dsn: str, proxy: Proxy
+) -> None:
+    large = "é" * 8_000_000
+
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            assert await value(pool, "SELECT length(%(text)s)", text=large) == len(large)
+            assert await value(pool, "SELECT length(%(text)s)", text="x" * 200_000) == 200_000
+            assert len(await value(pool, "SELECT repeat('x', 5000000)")) == 5_000_000
+        assert proxy.counts.connections == 1
+
+    run(scenario())
+
+
+def test_a_full_queue_is_refused_at_once_and_the_rest_is_served(
+    run: Run[Any], dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "QUEUE", 3)
+
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            await value(pool, BACKEND)
+            served = [asyncio.create_task(value(pool, SLEEP)) for _ in range(4)]
+            await asyncio.sleep(0)
+            error = await refused(value(pool, BACKEND))
+            assert not any(task.done() for task in served)
+            assert error.headers == {"Retry-After": "1"}
+            await asyncio.gather(*served)
+            assert await value(pool, "SELECT 1") == 1
+
+    run(scenario())
+
+
+def test_a_cancelled_request_leaves_its_connection_usable(
+    run: Run[Any], proxy: Proxy, dsn: str
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            backend = await value(pool, BACKEND)
+            running = asyncio.create_task(value(pool, "SELECT 'old' FROM pg_sleep(0.2)"))
+            waiting = asyncio.create_task(value(pool, "SELECT 'never sent'"))
+            await asyncio.sleep(0.05)
+            running.cancel()
+            waiting.cancel()
+            assert await value(pool, "SELECT 'new'") == "new"
+            assert await value(pool, BACKEND) == backend
+            assert (running.cancelled(), waiting.cancelled()) == (True, True)
+        assert not any("never sent" in sql for sql in proxy.counts.sql)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("repeatable", [True, False], ids=["read", "write"])
+def test_what_dies_with_its_connection_is_sent_again_only_where_that_is_harmless(
+    run: Run[Any], proxy: Proxy, dsn: str, repeatable: bool
+) -> None:
+    statement = "SELECT 7 FROM pg_sleep(0.2)"
+
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            await value(pool, BACKEND)
+            sent = asyncio.create_task(value(pool, statement, repeatable=repeatable))
+            await asyncio.sleep(0.05)
+            proxy.cut()
+            if repeatable:
+                assert await sent == 7
+            else:
+                await refused(sent)  # type: ignore[arg-type]
+            assert await value(pool, "SELECT 1") == 1
+        assert proxy.counts.sql.count(statement) == 1 + repeatable
+
+    run(scenario())
+
+
+def test_a_read_whose_connection_dies_each_time_is_sent_twice_not_for_ever(
+    run: Run[Any], proxy: Proxy, dsn: str
+) -> None:
+    fatal = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            await refused(value(pool, fatal, repeatable=True))
+            assert await value(pool, "SELECT 1") == 1
+        assert proxy.counts.sql.count(fatal) == 2
+
+    run(scenario())
+
+
+def test_a_read_that_loses_a_brand_new_only_connection_gets_another_at_once(
+    run: Run[Any], dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = postgres._Connection.send
+    sent: list[postgres._Job] = []
+
+    def send_on_a_dead_socket_first(self: postgres._Connection, job: postgres._Job) -> bool:
+        if not sent:
+            with socket.socket(fileno=os.dup(self._fd)) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+        sent.append(job)
+        return send(self, job)
+
+    monkeypatch.setattr(postgres._Connection, "send", send_on_a_dead_socket_first)
+
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool, asyncio.timeout(postgres.DEADLINE / 2):
+            assert await value(pool, "SELECT 1", repeatable=True) == 1
+        assert len(sent) == 2
+
+    run(scenario())
+
+
+def test_idle_connections_that_were_killed_are_noticed_before_the_next_write(
+    run: Run[Any], own_postgres: Postgres, table: str
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(table, size=3) as pool:
+            descriptors = []
+            for _ in range(3):
+                await asyncio.gather(*(value(pool, SLEEP) for _ in range(3)))
+                descriptors.append(psutil.Process().num_fds())
+                # The loop stands still meanwhile: the very next statement has to look by itself.
+                assert own_postgres.terminate_backends(table.rpartition("/")[2]) == 3
+                await value(pool, "UPDATE counters SET n = n + 1 WHERE id = 1 RETURNING n")
+            assert await value(pool, "SELECT n FROM counters WHERE id = 1") == 3
+            assert descriptors[2] <= descriptors[0] + 2
+
+    run(scenario())
+
+
+def test_a_statement_that_fails_tells_why_and_keeps_its_connection(run: Run[Any], dsn: str) -> None:
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            backend = await value(pool, BACKEND)
+            with pytest.raises(psycopg2.errors.DivisionByZero):
+                await value(pool, "SELECT 1 / 0")
+            with pytest.raises(ValueError, match="NUL"):
+                await value(pool, "SELECT %(text)s", text="\0")
+            with pytest.raises(ValueError, match="year"):  # no Python date
+                await value(pool, "SELECT '0044-03-15 BC'::timestamptz")
+            assert await value(pool, BACKEND) == backend
+
+    run(scenario())
+
+
+def test_two_statements_that_deadlock_are_both_done_once(
+    run: Run[Any], own_postgres: Postgres, table: str
+) -> None:
+    name = Identifier(table.rpartition("/")[2])
+    own_postgres.execute(SQL("ALTER DATABASE {} SET deadlock_timeout = '50ms'").format(name))
+    # Several statements in one message are one transaction.
+    step = "UPDATE counters SET n = n + 1 WHERE id = %d"
+    crossing = [
+        "; SELECT pg_sleep(0.1); ".join(step % row for row in rows) for rows in ((1, 2), (2, 1))
+    ]
+
+    async def scenario() -> None:
+        async with pool_on(table, size=2) as pool:
+            await asyncio.gather(*(pool.run(sql, {}, repeatable=False) for sql in crossing))
+            assert await value(pool, "SELECT array_agg(n) FROM counters") == [2, 2]
+
+    run(scenario())
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = %s"
+    wait_until(
+        lambda: own_postgres.execute(deadlocks, table.rpartition("/")[2]) == [(1,)],
+        "there was a deadlock",
+    )
+
+
+def test_a_write_to_what_became_a_standby_is_sent_once_more_on_a_new_connection(
+    run: Run[Any], own_postgres: Postgres, proxy: Proxy, table: str
+) -> None:
+    name = Identifier(table.rpartition("/")[2])
+    read_only = SQL("ALTER DATABASE {} SET default_transaction_read_only = {}")
+    write = "UPDATE counters SET n = n + 1 WHERE id = 1 RETURNING n"
+    own_postgres.execute(read_only.format(name, SQL("on")))
+
+    async def scenario() -> None:
+        async with pool_on(proxy.through(table)) as pool:
+            assert (await refused(value(pool, write))).status_code == 503
+            assert proxy.counts.sql.count(write) == 2
+            assert await value(pool, "SELECT n FROM counters WHERE id = 1") == 0
+            own_postgres.execute(read_only.format(name, SQL("off")))
+            assert await value(pool, write) == 1
+
+    run(scenario())
+
+
+def test_the_first_of_two_hosts_may_be_dead(
+    run: Run[Any], own_postgres: Postgres, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "DEADLINE", 0.5)
+
+    async def answers(url: str) -> None:
+        async with pool_on(url) as pool:
+            await asyncio.wait_for(answered(pool), 20)
+
+    # Both hosts are the same server, the first time through the proxy.
+    url = failover_url(own_postgres, own_postgres).replace(
+        f"127.0.0.1:{own_postgres.port}", f"127.0.0.1:{proxy.port}", 1
+    )
+    proxy.refuse()
+    run(answers(url))
+    proxy.accept()
+    proxy.freeze()  # takes the connection, and never says a word
+    run(answers(url))
+
+
+@pytest.fixture(scope="module")
+def encrypted(own_postgres: Postgres) -> Iterator[tuple[PgBouncer, Path]]:
+    """A server that only speaks TLS, with a self-signed certificate, and that certificate.
+
+    It is PgBouncer, for the PostgreSQL of the wheel is built without TLS.
+    """
+    need("pgbouncer", "apt-get install pgbouncer")
+    directory = scratch_directory("certificate", unprivileged=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    files = {
+        "key.pem": key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        "certificate.pem": certificate.public_bytes(pem),
+    }
+    for file, content in files.items():
+        (directory / file).write_bytes(content)
+        (directory / file).chmod(0o600)
+        if identity := drop_root():
+            os.chown(directory / file, identity["user"], identity["group"])
+    key_file, certificate_file = (str(directory / file) for file in files)
+    with PgBouncer(
+        own_postgres,
+        client_tls_sslmode="require",
+        client_tls_key_file=key_file,
+        client_tls_cert_file=certificate_file,
+    ) as server:
+        yield server, directory / "certificate.pem"
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["require", "verify-ca"])
+def test_tls_is_spoken_where_the_url_asks_for_it(
+    run: Run[Any], encrypted: tuple[PgBouncer, Path], checked: bool
+) -> None:
+    server, certificate = encrypted
+    mode = f"verify-ca&sslrootcert={certificate}" if checked else "require"
+    large = "é" * 4_000_000
+
+    async def scenario() -> None:
+        with Proxy(server.port) as proxy:
+            url = proxy.through(server.url())
+            async with pool_on(f"{url}?sslmode={mode}") as pool:
+                assert await value(pool, "SELECT length(%(text)s)", text=large) == len(large)
+                assert len(await value(pool, "SELECT repeat('x', 5000000)")) == 5_000_000
+                assert (proxy.counts.connections, proxy.counts.unreadable) == (1, 1)
+                server.restart()
+                assert await value(pool, "SELECT 1") == 1
+            async with pool_on(f"{url}?sslmode=disable") as pool:
+                await refused(value(pool, "SELECT 1"))
+
+    run(scenario())
+
+
+def test_tls_that_the_server_does_not_speak_is_no_reason_to_do_without(
+    run: Run[Any], dsn: str, proxy: Proxy
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(f"{dsn}?sslmode=require") as pool:
+            await refused(value(pool, "SELECT 1"))
+        assert proxy.counts.sql == []
+
+    run(scenario())
+
+
+def test_closing_fails_what_waits_and_leaves_no_connection(
+    run: Run[Any], own_postgres: Postgres, table: str
+) -> None:
+    async def scenario() -> None:
+        pool = Pool(table, 2)
+        await asyncio.gather(*(value(pool, SLEEP) for _ in range(2)))
+        statements = [asyncio.create_task(value(pool, SLEEP)) for _ in range(5)]
+        await asyncio.sleep(0)
+        await pool.close()
+        wait_until(
+            lambda: own_postgres.count_backends(table.rpartition("/")[2]) == 0, "all are closed"
+        )
+        for statement in statements[2:]:
+            await refused(statement)  # type: ignore[arg-type]
+        for statement in statements[:2]:
+            statement.cancel()
+
+    run(scenario())

@@ -1,0 +1,414 @@
+"""Every block of shell and JavaScript in the README, extracted and run as a reader would run it.
+
+The one exception is the line that runs these tests: `.ci/run` takes it from the README itself.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx2
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.support.browser import Chromium, Page, Site
+from tests.support.needs import need
+from tests.support.node import JS, node
+from tests.support.postgres import Postgres
+from tests.support.processes import Port, wait_until
+from tests.support.service import REPOSITORY, Service
+from tests.test_telemetry import Collector
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
+RUN = ("sh", "-r requirements.txt &&")
+TEST = ("sh", "-m pytest")
+FETCH = ("js", "Buy milk")
+REPEAT = ("js", "Idempotency-Key")
+REACT = ("jsx", "export default")
+TYPES = ("sh", "npx openapi-typescript")
+TYPESCRIPT = ("ts", "createClient")
+BETTER_AUTH = ("sh", "AUTH_JWKS_URL")
+BETTER_AUTH_CALL = ("js", "/api/auth/token")
+SECRET = ("sh", "AUTH_SECRET")
+SECRET_TOKEN = ("js", "SignJWT")
+POSTGRESQL = ("sh", "postgresql://")
+WORKERS = ("sh", "--workers")
+TELEMETRY = ("sh", "OTEL_EXPORTER")
+DOCUMENT = ("sh", "docs.py")
+EXECUTED = [
+    *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
+    *(SECRET_TOKEN, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
+]
+ADDRESS = "http://localhost:8000"
+
+
+def block(which: tuple[str, str]) -> str:
+    """The one block in this language with this text in it."""
+    (found,) = (text for language, text in BLOCKS if language == which[0] and which[1] in text)
+    return found
+
+
+def test_every_block_that_could_run_is_run() -> None:
+    runnable = [text for language, text in BLOCKS if language in ("sh", "js", "jsx", "ts")]
+    assert sorted(runnable) == sorted(map(block, EXECUTED))
+    untested = {language for language, _ in BLOCKS} - {"sh", "js", "jsx", "ts"}
+    assert untested == {"json", "ini", "nginx"}
+
+
+def test_the_sections_come_in_the_order_in_which_a_reader_needs_them() -> None:
+    assert re.findall("^## (.*)$", README, re.M) == [
+        *("Run it", "Call it", "Test it", "The API at a glance", "Settings"),
+        *(
+            "PostgreSQL and Neon",
+            "Production",
+            "Outgrowing one machine",
+            "How the code is laid out",
+        ),
+    ]
+
+
+# ---- the shell
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What a fresh clone of this work tree has."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        if (REPOSITORY / name).is_file():  # and has not just been deleted
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def set_up(clone: Path) -> Path:
+    """A clone with this virtual environment as its own, which saves the time to make one."""
+    (clone / ".venv").symlink_to(sys.prefix)
+    return clone
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """As little as a login shell has, so that nothing of the tests' own leaks in."""
+    return {"HOME": os.environ["HOME"], "PATH": os.environ["PATH"], **variables}
+
+
+def shell(script: str, directory: Path, **variables: str) -> None:
+    """Run a block that ends."""
+    command = ["bash", "-ec", script]
+    subprocess.run(command, cwd=directory, env=environment(**variables), check=True, timeout=120)
+
+
+class Running:
+    """A server that a block has started; what it said is in `log`."""
+
+    def __init__(self, url: str, output: Path) -> None:
+        self.url = url
+        self._output = output
+
+    @property
+    def log(self) -> str:
+        return self._output.read_text()
+
+
+@contextlib.contextmanager
+def served(script: str, directory: Path, *, patience: float = 60) -> Iterator[Running]:
+    """Run a block that starts the service, on a free port; stop it at the end."""
+    port = Port()
+    running = Running(f"http://127.0.0.1:{port.number}", directory / "output")
+    with (directory / "output").open("w") as output:
+        process = subprocess.Popen(
+            ["bash", "-ec", script],
+            cwd=directory,
+            env=environment(UVICORN_PORT=str(port.number)),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: answers(running.url) or process.poll() is not None, "health", patience)
+        assert process.poll() is None, running.log
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        port.release()
+
+
+def answers(url: str) -> bool:
+    """Whether the service is up."""
+    try:
+        return httpx2.get(f"{url}/health").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_the_run_line_is_all_it_takes(clone: Path) -> None:
+    with served(block(RUN), clone, patience=240) as running:
+        httpx2.post(f"{running.url}/api/tasks", json={"title": "first"}).raise_for_status()
+        assert httpx2.get(f"{running.url}/docs/swagger-ui.css").status_code == 200
+        assert f"try it at {running.url}/docs" in running.log
+        assert "Traceback" not in running.log
+    assert (clone / "tasks.db").exists()
+
+
+def test_the_lines_for_production_serve_with_several_workers(set_up: Path) -> None:
+    with served(block(WORKERS), set_up) as running:
+        assert httpx2.get(f"{running.url}/ready").status_code == 200
+        ready = "Application startup complete"
+        wait_until(lambda: running.log.count(ready) == 4, "four workers")
+
+
+def test_the_unit_starts_what_was_tried() -> None:
+    (unit,) = (text for language, text in BLOCKS if language == "ini")
+    assert f"ExecStart=/srv/tasks/{block(WORKERS).strip()}\n" in unit
+
+
+def test_the_lines_for_postgresql_serve_from_it(set_up: Path, own_postgres: Postgres) -> None:
+    script, found = re.subn("'postgresql://[^']*'", f"'{own_postgres.create_database()}'",
+                            block(POSTGRESQL))  # fmt: skip
+    assert found == 1
+    with served(script, set_up) as running:
+        httpx2.post(f"{running.url}/api/tasks", json={"title": "task"}).raise_for_status()
+        assert "PostgreSQL at 127.0.0.1" in running.log
+
+
+def test_the_lines_for_opentelemetry_send_spans(set_up: Path) -> None:
+    with Collector() as collector:
+        script = block(TELEMETRY).replace("http://localhost:4318", collector.url)
+        with served(script, set_up):
+            wait_until(lambda: collector.named("GET /health"), "a span")
+
+
+def test_the_line_for_the_document_writes_it_anew(set_up: Path) -> None:
+    (set_up / "openapi.json").unlink()
+    shell(block(DOCUMENT), set_up)
+    assert (set_up / "openapi.json").read_text() == (REPOSITORY / "openapi.json").read_text()
+
+
+# ---- the browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    with Chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def elsewhere(browser: Chromium, tmp_path: Path) -> Iterator[Page]:
+    """An empty page of another origin than the service's."""
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    with Site(tmp_path) as site, browser.open(site.url) as page:
+        yield page
+
+
+def at(service: Service, user: str, script: str) -> str:
+    """The block for this service and, to keep tests apart, for this user."""
+    return script.replace(f"{ADDRESS}/api/tasks", f"{service.url}/api/{user}/tasks")
+
+
+def test_the_fetch_can_be_pasted(elsewhere: Page, service: Service, user: str) -> None:
+    elsewhere.evaluate(at(service, user, block(FETCH)))
+    (task,) = elsewhere.evaluate("tasks")
+    assert (task["title"], task["due_date"]) == ("Buy milk", "2026-11-21")
+    assert elsewhere.evaluate("created") == task
+
+
+def test_the_example_of_safe_calls_does_what_it_says(
+    elsewhere: Page, service: Service, user: str
+) -> None:
+    elsewhere.evaluate(at(service, user, block(REPEAT)))
+    seen = "[first.status, again.status, again.headers.get('Idempotency-Replayed'), saved.status]"
+    assert elsewhere.evaluate(seen) == [201, 201, "true", 200]
+    (task,) = elsewhere.evaluate("await (await fetch(api)).json()")
+    assert task["title"] == "Buy green tea"
+    # A second time the tag is an old one, and the example says so.
+    script = at(service, user, block(REPEAT))
+    elsewhere.evaluate("const said = []; console.log = (line) => said.push(line)")
+    elsewhere.evaluate(script[script.index("const saved") :])
+    assert elsewhere.evaluate("[saved.status, said]") == [
+        412,
+        ["It has changed since: read it again."],
+    ]
+
+
+def test_the_react_app_lists_adds_toggles_and_shows_errors(
+    browser: Chromium, service: Service, client: httpx2.Client, user: str, tmp_path: Path
+) -> None:
+    client.post(f"/api/{user}/tasks", json={"title": "there before"})
+    (tmp_path / "App.jsx").write_text(at(service, user, block(REACT)))
+    (tmp_path / "main.jsx").write_text(
+        'import { createRoot } from "react-dom/client";\nimport App from "./App.jsx";\n'
+        'createRoot(document.body.appendChild(document.createElement("div"))).render(<App />);\n'
+    )
+    (tmp_path / "index.html").write_text("<!doctype html><body><script src=app.js></script>")
+    bundle(tmp_path, "main.jsx", "app.js", "--jsx=automatic")
+    titles = "[...document.querySelectorAll('li')].map(each => each.innerText.trim()).join()"
+    with Site(tmp_path) as site, browser.open(site.url) as page:
+        page.wait(f"{titles} === 'there before'")
+        page.type("input[name=title]", "new")
+        page.click("button")
+        page.wait(f"{titles} === 'new,there before'")
+        page.click("button")  # the form is empty again
+        page.wait("document.querySelector('[role=alert]')")
+        assert page.evaluate("document.querySelector('[role=alert]').innerText") == (
+            "title: must be 1 to 200 characters"
+        )
+        page.click("li input")
+        page.wait("document.querySelector('li input').checked")
+        page.wait("!document.querySelector('[role=alert]')")
+        assert page.errors == []
+    stored = {each["title"]: each["completed"] for each in client.get(f"/api/{user}/tasks").json()}
+    assert stored == {"new": True, "there before": False}
+
+
+def bundle(directory: Path, source: str, target: str, *options: str) -> None:
+    """Make one script of `source` and what it imports."""
+    command = [node(), str(JS / "node_modules/.bin/esbuild"), source, "--bundle", *options]
+    packages = {"NODE_PATH": str(JS / "node_modules")}
+    subprocess.run(
+        [*command, f"--outfile={target}", "--log-level=warning"],
+        cwd=directory,
+        env=environment(**packages),
+        check=True,
+    )
+
+
+def test_the_typescript_compiles_strictly_and_runs(
+    service: Service, client: httpx2.Client, tmp_path: Path
+) -> None:
+    title = f"task {secrets.token_hex(8)}"
+    client.post("/api/tasks", json={"title": title})
+    node()
+    (tmp_path / "node_modules").symlink_to(JS / "node_modules")
+    shell(block(TYPES).replace(ADDRESS, service.url), tmp_path)
+    (tmp_path / "app.ts").write_text(block(TYPESCRIPT).replace(ADDRESS, service.url))
+    options = "--strict --noEmit --target es2022 --module esnext --moduleResolution bundler"
+    shell(f"npx tsc {options} --lib es2022,dom,dom.iterable app.ts", tmp_path)
+    bundle(tmp_path, "app.ts", "app.mjs", "--format=esm", "--platform=node")
+    output = subprocess.run([node(), "app.mjs"], cwd=tmp_path, capture_output=True, check=True)
+    assert title in output.stdout.decode()
+
+
+# ---- auth
+
+
+class Issuer:
+    """As Better Auth is to a browser: a token for whoever is signed in, and the keys to check it."""
+
+    def __init__(self) -> None:
+        key = Ed25519PrivateKey.generate()
+        public = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode().rstrip("=")
+        jwk = {"kty": "OKP", "crv": "Ed25519", "x": public, "kid": "1", "alg": "EdDSA"}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://localhost:{self._server.server_port}"
+        claims = {"sub": "zoe", "iss": self.url, "aud": self.url, "exp": int(time.time()) + 600}
+        token = jwt.encode(claims, key, "EdDSA", headers={"kid": "1"})
+        self.answers = {"/api/auth/jwks": {"keys": [jwk]}, "/api/auth/token": {"token": token}}
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        answer: Callable[[str], Any] = lambda path: self.answers[path]  # noqa: E731
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("access-control-allow-origin", self.headers.get("origin", "*"))
+                self.send_header("access-control-allow-credentials", "true")
+                self.end_headers()
+                self.wfile.write(json.dumps(answer(self.path)).encode())
+
+            def log_message(self, *_: object) -> None: ...
+
+        return Handler
+
+    def __enter__(self) -> "Issuer":
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_the_lines_for_better_auth_let_its_users_in(elsewhere: Page, set_up: Path) -> None:
+    with Issuer() as issuer:
+        shell(block(BETTER_AUTH).replace("http://localhost:3000", issuer.url), set_up)
+        with served(".venv/bin/uvicorn main:app", set_up) as running:
+            script = block(BETTER_AUTH_CALL).replace("http://localhost:3000", issuer.url)
+            elsewhere.evaluate(script.replace(ADDRESS, running.url))
+            assert elsewhere.evaluate("[mine.status, await mine.json()]") == [200, []]
+            assert httpx2.get(f"{running.url}/api/tasks").status_code == 401
+
+
+def test_the_lines_for_a_shared_secret_let_its_users_in(set_up: Path) -> None:
+    shell(block(SECRET), set_up)
+    secret = (set_up / ".env.local").read_text().strip().partition("=")[2]
+    assert len(secret) == 64
+    node()
+    (set_up / "node_modules").symlink_to(JS / "node_modules")
+    (set_up / "token.mjs").write_text(f"{block(SECRET_TOKEN)}console.log(token);")
+    environ = environment(AUTH_SECRET=secret)
+    command = [node(), "token.mjs"]
+    made = subprocess.run(command, cwd=set_up, env=environ, capture_output=True, check=True)
+    headers = {"Authorization": f"Bearer {made.stdout.decode().strip()}"}
+    with served(".venv/bin/uvicorn main:app", set_up) as running:
+        assert httpx2.get(f"{running.url}/api/zoe/tasks", headers=headers).status_code == 200
+        assert httpx2.get(f"{running.url}/api/tasks").status_code == 401
+
+
+# ---- the proxy
+
+
+def test_behind_the_nginx_of_the_readme_addresses_are_the_proxys(
+    service: Service, user: str, tmp_path: Path
+) -> None:
+    (site,) = (text for language, text in BLOCKS if language == "nginx")
+    port = Port()
+    site = site.replace("listen 443 ssl;", f"listen 127.0.0.1:{port.number};")
+    site = site.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
+    site = re.sub(r"^ *ssl_certificate.*\n", "", site, flags=re.M)  # it would need a certificate
+    configuration = tmp_path / "nginx.conf"
+    places = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    configuration.write_text(
+        f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr;\n"
+        f"events {{}}\nhttp {{\naccess_log off;\n{places}{site}}}\n"
+    )
+    command = [need("nginx", "Debian's nginx"), "-e", "stderr", "-c", str(configuration)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as nginx:
+        try:
+            proxy = f"http://127.0.0.1:{port.number}"
+            wait_until(lambda: answers(proxy), "nginx answers")
+            tasks = f"{proxy}/api/{user}%20%C3%A9/tasks"
+            created = httpx2.post(tasks, json={"title": "x" * 200, "description": "y" * 10_000})
+            assert created.status_code == 201
+            assert created.json()["url"] == created.headers["location"]
+            assert created.json()["url"].startswith(tasks)
+            assert httpx2.get(created.json()["url"]).json() == created.json()
+        finally:
+            nginx.terminate()
+            port.release()

@@ -1,0 +1,417 @@
+"""The schema is brought to head on start-up, or the start is refused and nothing is touched."""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+import sqlalchemy
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlmodel import SQLModel
+
+import database
+import models
+from database import HEAD, StartupError
+from database import Database as Store
+from settings import Settings
+from tests.conftest import Database
+from tests.support.app import in_process
+from tests.support.postgres import PASSWORD, Postgres
+from tests.support.processes import Port, wait_until
+from tests.support.proxy import Proxy
+from tests.support.service import REPOSITORY, Service
+
+MIGRATION = '''
+"""One more column, after {0}."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "9998"
+down_revision = "{0}"
+
+
+def upgrade() -> None:
+    op.add_column("task", sa.Column("colour", sa.Text(), server_default="red"))
+    {1}
+'''.format
+POSTGRESQL_SCHEMA = """
+    SELECT 'column', attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
+           attnotnull, pg_get_expr(adbin, adrelid), collname, attidentity
+      FROM pg_attribute
+      JOIN pg_class ON pg_class.oid = attrelid
+      LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+      LEFT JOIN pg_collation ON pg_collation.oid = attcollation
+     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
+       AND attnum > 0 AND NOT attisdropped
+    UNION ALL
+    SELECT 'index', tablename, indexname, indexdef, NULL, NULL, NULL, NULL
+      FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL
+    SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid),
+           NULL, NULL, NULL, NULL
+      FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+     ORDER BY 1, 2, 3
+"""
+
+
+def store(url: str) -> Store:
+    """Return the database of the service, not yet open."""
+    return Store(Settings(_env_file=None, database_url=url))
+
+
+def start(url: str) -> None:
+    """Do what the service does with its database on start-up."""
+
+    async def open_and_close() -> None:
+        opened = store(url)
+        try:
+            await opened.open()
+        finally:
+            await opened.close()
+
+    asyncio.run(open_and_close())
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """Connect to the database and commit at the end."""
+    with store(url).schema_transaction() as connection:
+        yield connection
+
+
+def schema(connection: Connection) -> list[tuple[Any, ...]]:
+    """Return everything that the database says of its tables, columns and indexes."""
+    if connection.dialect.name == "postgresql":
+        query = POSTGRESQL_SCHEMA
+    else:
+        query = "SELECT type, name, replace(sql, '\"', '') FROM sqlite_master ORDER BY name"
+    return [tuple(row) for row in connection.execute(text(query))]
+
+
+def contents(url: str) -> dict[str, Any]:
+    """Return the whole schema and all rows."""
+    with connected(url) as connection:
+        inspector = sqlalchemy.inspect(connection)
+        tables = inspector.get_table_names() + inspector.get_view_names()
+        rows = {
+            table: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))]
+            for table in tables
+        }
+        return {"schema": schema(connection), "rows": rows}
+
+
+def migrate(connection: Connection, action: Any, revision: str) -> None:
+    """Run Alembic's upgrade or downgrade as the service does."""
+    config = Config()
+    config.set_main_option("script_location", str(REPOSITORY / "migrations"))
+    config.attributes["connection"] = connection
+    action(config, revision)
+
+
+def assert_one_clear_line(reason: object) -> str:
+    """Check that it is one line that names the variable and gives no secret away."""
+    line = str(reason)
+    assert re.fullmatch(r"DATABASE_URL: [^\n]{20,300}", line)
+    assert PASSWORD not in line
+    return line
+
+
+def assert_refused(service: Service) -> str:
+    """Start the service; check that it ends with code 1 and one clear line, and return that."""
+    with closing(service):
+        service.start(wait=False)
+        assert service.wait_exit() == 1, service.log
+        assert "Traceback" not in service.log
+        assert PASSWORD not in service.log
+        # uvicorn's own lines apart, and the warning that the database is away.
+        lines = [line for line in service.log.splitlines() if not re.search("INFO|WARNING", line)]
+        assert len(lines) == 1, service.log
+        return assert_one_clear_line(lines[0])
+
+
+@pytest.fixture
+def next_version(tmp_path: Path) -> Path:
+    """The service as it will be one migration later."""
+    copy = tmp_path / "next"
+    ignored = shutil.ignore_patterns(".*", "tests", "bench", "__pycache__", "*.db*")
+    shutil.copytree(REPOSITORY, copy, ignore=ignored)
+    (copy / "migrations" / "versions" / "9998_colour.py").write_text(MIGRATION(HEAD, ""))
+    return copy
+
+
+# ---- starts that succeed
+
+
+def test_an_empty_database_gets_the_schema(new_database: Database) -> None:
+    start(new_database.url)
+    found = contents(new_database.url)
+    found["rows"].pop("sqlite_sequence", None)
+    assert found["rows"] == {"task": [], "alembic_version": [(HEAD,)]}
+
+
+def test_a_database_at_head_is_left_alone(
+    new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        task = client.post("/api/tasks", json={"title": "kept"}).json()
+    before = contents(new_database.url)
+    # Not even locked: what is current costs one SELECT.
+    monkeypatch.setattr(Store, "_bring_to_head", lambda _: pytest.fail("it is at head"))
+    with in_process(database_url=new_database.url) as client:
+        assert client.get("/api/tasks").json() == [task]
+    assert contents(new_database.url) == before
+
+
+def test_a_database_of_an_earlier_version_is_upgraded_with_its_rows(
+    new_database: Database, next_version: Path
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        task = client.post("/api/tasks", json={"title": "kept", "tags": ["a"]}).json()
+    with Service(cwd=next_version, DATABASE_URL=new_database.url) as service:
+        assert httpx2.get(f"{service.url}/ready").status_code == 200
+        (kept,) = httpx2.get(f"{service.url}/api/tasks").json()
+        assert kept | {"url": ""} == task | {"url": ""}
+        assert httpx2.post(f"{service.url}/api/tasks", json={"title": "new"}).status_code == 201
+    with connected(new_database.url) as connection:
+        rows = connection.execute(text("SELECT title, colour FROM task ORDER BY id"))
+        assert [tuple(row) for row in rows] == [("kept", "red"), ("new", "red")]
+
+    # This version knows that it does not know that schema.
+    before = contents(new_database.url)
+    with pytest.raises(StartupError) as refused:
+        start(new_database.url)
+    assert "9998" in assert_one_clear_line(refused.value)
+    assert contents(new_database.url) == before
+
+
+TEN_AT_ONCE = """
+import asyncio, multiprocessing
+import alembic.command, main
+
+fork = multiprocessing.get_context("fork")
+ready = fork.Barrier(10)
+
+async def serve():
+    async with main.app.router.lifespan_context(main.app):
+        pass
+
+def worker():
+    ready.wait(30)
+    asyncio.run(serve())
+
+workers = [fork.Process(target=worker) for _ in range(10)]
+for each in workers:
+    each.start()
+for each in workers:
+    each.join()
+print([each.exitcode for each in workers])
+"""
+
+
+def test_ten_workers_may_start_at_once_on_an_empty_database(new_database: Database) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TEN_AT_ONCE],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": new_database.url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.stdout == f"{[0] * 10}\n", ended.stderr
+    assert "Traceback" not in ended.stderr
+    found = contents(new_database.url)
+    assert found["rows"]["alembic_version"] == [(HEAD,)]
+    start(new_database.url)
+    assert contents(new_database.url) == found
+
+
+# ---- starts that are refused
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [
+            "CREATE TABLE task (id INTEGER PRIMARY KEY, note TEXT)",
+            "INSERT INTO task VALUES (1, 'x')",
+        ],
+        ["CREATE VIEW task AS SELECT 1 AS id"],
+        [
+            "CREATE TABLE task (id INTEGER)",
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        ],
+        [
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+            "INSERT INTO alembic_version VALUES ('a1b2c3d4e5f6')",
+        ],
+    ],
+    ids=["table", "view", "table beside an empty alembic_version", "other migrations"],
+)
+def test_what_another_tool_made_is_refused_and_untouched(
+    new_database: Database, statements: list[str]
+) -> None:
+    with connected(new_database.url) as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    before = contents(new_database.url)
+    with pytest.raises(StartupError) as refused:
+        start(new_database.url)
+    assert_one_clear_line(refused.value)
+    assert contents(new_database.url) == before
+
+
+def test_a_foreign_table_ends_the_process_with_one_line(new_database: Database) -> None:
+    with connected(new_database.url) as connection:
+        connection.execute(text("CREATE TABLE task (id INTEGER PRIMARY KEY, note TEXT)"))
+    line = assert_refused(Service(DATABASE_URL=new_database.url))
+    assert "'task'" in line
+    assert list(contents(new_database.url)["rows"]) == ["task"]
+
+
+def test_a_newer_schema_is_refused_and_untouched(new_database: Database) -> None:
+    start(new_database.url)
+    with connected(new_database.url) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    before = contents(new_database.url)
+    with pytest.raises(StartupError) as refused:
+        start(new_database.url)
+    assert "9999" in assert_one_clear_line(refused.value)
+    assert contents(new_database.url) == before
+
+
+def test_a_migration_that_fails_leaves_the_old_schema_and_one_line(
+    new_database: Database, next_version: Path
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        task = client.post("/api/tasks", json={"title": "kept"}).json()
+    before = contents(new_database.url)
+    version = next_version / "migrations" / "versions" / "9998_colour.py"
+    version.write_text(MIGRATION(HEAD, 'op.execute("SELECT * FROM nowhere")'))
+    assert_refused(Service(cwd=next_version, DATABASE_URL=new_database.url))
+    assert contents(new_database.url) == before
+    with in_process(database_url=new_database.url) as client:
+        assert client.get("/api/tasks").json() == [task]
+
+
+def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.db"
+    file.write_bytes(b"somebody's letter\n" * 1000)
+    with pytest.raises(StartupError) as refused:
+        start(f"sqlite:///{file}")
+    assert_one_clear_line(refused.value)
+    assert file.read_bytes() == b"somebody's letter\n" * 1000
+
+
+def test_a_role_that_may_not_create_tables_is_told_so(own_postgres: Postgres) -> None:
+    role = f"poor_{uuid4().hex}"
+    own_postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    url = own_postgres.create_database().replace("owner:", f"{role}:")
+    with pytest.raises(StartupError) as refused:
+        start(url)
+    assert "permission denied" in assert_one_clear_line(refused.value)
+
+
+# ---- a database that is away
+
+IMPATIENT = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import database
+database._PATIENCE = 0.5  # not half a minute
+from main import app
+"""
+
+
+def test_a_database_that_stays_away_ends_the_process_with_one_line(tmp_path: Path) -> None:
+    port = Port()
+    url = f"postgresql://owner:{PASSWORD}@127.0.0.1:{port.number}/tasks"
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    line = assert_refused(Service(cwd=tmp_path, app="impatient:app", DATABASE_URL=url))
+    assert "127.0.0.1" in line
+    port.release()
+
+
+def test_a_database_that_lets_nobody_in_is_refused_without_its_password(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database.log, "handlers", [caplog.handler])
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    wrong = PASSWORD[::-1]
+    with pytest.raises(StartupError) as refused:
+        start(own_postgres.url().replace(PASSWORD, wrong))
+    assert wrong not in assert_one_clear_line(refused.value)
+    assert "password authentication failed" in caplog.text
+    assert wrong not in caplog.text
+
+
+def test_a_directory_that_is_not_there_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    with pytest.raises(StartupError) as refused:
+        start(f"sqlite:///{tmp_path}/missing/tasks.db")
+    assert f"{tmp_path}/missing/tasks.db" in assert_one_clear_line(refused.value)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_database_that_comes_later_is_waited_for(own_postgres: Postgres) -> None:
+    with Proxy(own_postgres.port) as proxy:
+        proxy.refuse()
+        url = proxy.through(own_postgres.create_database())
+        with closing(Service(DATABASE_URL=url)) as service:
+            service.start(wait=False)
+            wait_until(lambda: "away" in service.log, "it has tried")
+            assert service.running
+            proxy.accept()
+            service.wait_ready()
+            assert httpx2.get(f"{service.url}/ready").status_code == 200
+
+
+# ---- the migrations themselves
+
+
+def test_downgrade_and_upgrade_lead_back_to_the_same_schema(new_database: Database) -> None:
+    start(new_database.url)
+    with connected(new_database.url) as connection:
+        before = schema(connection)
+        migrate(connection, command.downgrade, "base")
+        assert "task" not in sqlalchemy.inspect(connection).get_table_names()
+        migrate(connection, command.upgrade, "head")
+        assert schema(connection) == before
+
+
+def test_the_migrated_schema_is_that_of_the_models(new_database: Database) -> None:
+    start(new_database.url)
+    with connected(new_database.url) as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+        # Alembic compares no collations and no conditions of indexes: make the table anew.
+        def of_tasks() -> list[Any]:
+            return [row for row in schema(connection) if "alembic_version" not in row[1]]
+
+        migrated = of_tasks()
+        connection.execute(text("DROP TABLE task"))
+        SQLModel.metadata.create_all(connection, tables=[models.TASK])
+        assert [normal(row) for row in of_tasks()] == [normal(row) for row in migrated]
+
+
+def normal(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the row without differences of layout."""
+    return tuple(" ".join(value.split()) if isinstance(value, str) else value for value in row)

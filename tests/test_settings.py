@@ -1,0 +1,306 @@
+"""Every setting, where it is read from, and what the log says of it (contract section 8)."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+import settings
+from settings import Settings, load_settings
+from tests.conftest import Database
+from tests.support.app import in_process
+from tests.support.postgres import PASSWORD, Postgres
+from tests.support.processes import wait_until
+from tests.support.service import REPOSITORY, Service
+
+DEFAULTS = {
+    "database_url": "sqlite:///tasks.db",
+    "cors_origins": "",
+    "default_user_id": "demo",
+    "db_pool_size": 10,
+    "auth_secret": None,
+    "auth_jwks_url": None,
+    "auth_issuer": None,
+    "auth_audience": None,
+    "log_level": "info",
+}
+SECRET = "never-in-a-log-either-0123456789abcdef"
+NEON = (
+    "postgresql://u:%s@ep-x-pooler.region.aws.neon.tech/db?sslmode=require&channel_binding=require"
+)
+
+
+class Refused(Exception):
+    """What `refuse_to_start` raises here instead of ending the process."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start in an empty directory, without a setting in the environment."""
+
+    def refuse(reason: str) -> NoReturn:
+        raise Refused(reason)
+
+    monkeypatch.setattr(settings, "refuse_to_start", refuse)
+    monkeypatch.chdir(tmp_path)
+    for name in DEFAULTS:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def plain(read: Settings) -> dict[str, Any]:
+    """Return the settings by name, secrets and URLs as text."""
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value and str(value)
+        for name, value in read
+    } | {"db_pool_size": read.db_pool_size}
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that these variables make."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return plain(load_settings())
+
+
+# ---- values
+
+
+def test_without_settings_the_defaults_hold() -> None:
+    assert plain(load_settings()) == DEFAULTS
+
+
+def test_the_committed_env_file_holds_the_defaults_and_no_secret() -> None:
+    assert plain(Settings(_env_file=REPOSITORY / ".env")) == DEFAULTS
+    assert "AUTH_" not in (REPOSITORY / ".env").read_text()
+    ignored = (REPOSITORY / ".gitignore").read_text().splitlines()
+    assert ".env.local" in ignored
+    assert ".env" not in ignored
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("DATABASE_URL", "sqlite:////var/lib/tasks.db", None),
+        ("DATABASE_URL", "postgres://u:p@h/d", None),
+        ("DATABASE_URL", NEON % "p%40ss", None),
+        ("DATABASE_URL", "postgresql://u:p@h1,h2:5433/d?target_session_attrs=read-write", None),
+        ("CORS_ORIGINS", "https://a.example, http://b.example:8080", None),
+        ("CORS_ORIGINS", "*", None),
+        ("DEFAULT_USER_ID", "auth0|5f7c", None),
+        ("DB_POOL_SIZE", "25", 25),
+        ("AUTH_SECRET", SECRET, None),
+        ("AUTH_JWKS_URL", "https://issuer.example/.well-known/jwks.json", None),
+        ("LOG_LEVEL", "WARNING", "warning"),
+        ("LOG_LEVEL", "debug", None),
+        ("LOG_LEVEL", "", "info"),
+        ("DB_POOL_SIZE", "", 10),
+        ("AUTH_SECRET", "", DEFAULTS["auth_secret"]),
+    ],
+)
+def test_a_variable_sets_what_it_names(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, meant: str | int | None
+) -> None:
+    expected = value if meant is None and value else meant
+    assert loaded(monkeypatch, {name: value}) == DEFAULTS | {name.lower(): expected}
+
+
+def test_issuer_and_audience_go_with_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "AUTH_SECRET": SECRET,
+        "AUTH_ISSUER": "https://issuer.example/",
+        "AUTH_AUDIENCE": "api",
+    }
+    read = loaded(monkeypatch, given)
+    assert {name: read[name.lower()] for name in given} == given
+
+
+def test_the_environment_goes_before_env_local_before_env(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(
+        "DEFAULT_USER_ID=env\nLOG_LEVEL=error\nDB_POOL_SIZE=1\nFOREIGN=ignored\n"
+    )
+    (tmp_path / ".env.local").write_text('DEFAULT_USER_ID=local\nDB_POOL_SIZE="2"\n')
+    assert loaded(monkeypatch, {"DEFAULT_USER_ID": "environment"}) == DEFAULTS | {
+        "default_user_id": "environment",
+        "db_pool_size": 2,
+        "log_level": "error",
+    }
+
+
+# ---- values that stop the start
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[
+            ("DATABASE_URL", f"{url}{PASSWORD}")
+            for url in (
+                *("mysql://u:", "postgresql+asyncpg://u:p@h/", "http://", "no-url:", "//"),
+                *("postgresql://u:p%zz@h/", "postgresql://h/d?unknown=", "postgres://[::1/"),
+            )
+        ],
+        *[("DATABASE_URL", url) for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///")],
+        *[
+            ("CORS_ORIGINS", origins)
+            for origins in (
+                *("app.example.com", "https://app.example.com/", "https://a.example https://b"),
+                *("https://a.example,b.example", "ftp://a.example", "https://*.example/x", "null"),
+            )
+        ],
+        *[("DEFAULT_USER_ID", user_id) for user_id in ("tasks", "a/b", "a\x01b", "u" * 129)],
+        *[("DB_POOL_SIZE", size) for size in ("0", "-1", "ten", "1.5", "100000")],
+        ("AUTH_SECRET", f"-----BEGIN PUBLIC KEY-----\n{PASSWORD}\n-----END PUBLIC KEY-----"),
+        *[("AUTH_JWKS_URL", url) for url in (PASSWORD, f"ftp://{PASSWORD}/", "https://")],
+        *[("LOG_LEVEL", level) for level in ("verbose", "7", "off")],
+    ],
+)
+def test_a_bad_value_is_refused_with_one_line_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        loaded(monkeypatch, {name: value})
+    line = str(refused.value)
+    assert re.fullmatch(rf"{name}: [^\n]{{10,150}}", line)
+    assert PASSWORD not in line
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"AUTH_SECRET": SECRET, "AUTH_JWKS_URL": "https://issuer.example/jwks"},
+        {"AUTH_ISSUER": "https://issuer.example/"},
+        {"AUTH_AUDIENCE": "api"},
+    ],
+)
+def test_variables_that_contradict_each_other_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    with pytest.raises(Refused) as refused:
+        loaded(monkeypatch, variables)
+    line = str(refused.value)
+    assert all(name in line for name in variables)
+    assert "\n" not in line
+    assert SECRET not in line
+
+
+def test_an_env_file_in_another_encoding_is_refused_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env.local").write_bytes(f"AUTH_SECRET={SECRET}".encode("utf-16"))
+    with pytest.raises(Refused, match=r"^[^\n]*\.env\.local[^\n]*$") as refused:
+        load_settings()
+    assert SECRET not in str(refused.value)
+
+
+# ---- the process
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the service until it ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", *arguments],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_bad_value_ends_the_process_with_that_line_alone() -> None:
+    ended = run(DATABASE_URL=f"mysql://owner:{PASSWORD}@localhost/tasks", AUTH_SECRET=SECRET)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert re.fullmatch(r"DATABASE_URL: [^\n]+\n", ended.stderr)
+    assert PASSWORD not in ended.stderr
+
+
+def test_a_bad_value_ends_all_workers() -> None:
+    ended = run("--workers", "2", DB_POOL_SIZE="many")
+    assert "DB_POOL_SIZE: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# ---- the log
+
+
+def test_the_log_says_once_which_database_which_users_and_which_origins(
+    new_database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("CORS_ORIGINS=https://not.example\nLOG_LEVEL=info\n")
+    (tmp_path / ".env.local").write_text(
+        f"DATABASE_URL={new_database.url}\nCORS_ORIGINS=https://local.example\n"
+    )
+    args = ["--app-dir", str(REPOSITORY)]
+    with Service(cwd=tmp_path, args=args, CORS_ORIGINS="https://app.example.com") as service:
+        log = service.log
+    place = new_database.url.partition("?")[0].rpartition("@")[2].rpartition("//")[2]
+    host, _, name = place.rpartition("/")
+    for said in (name, host.partition(":")[0], "auth is off", "https://app.example.com"):
+        assert said in log
+    assert log.count("auth is off") == log.count("https://app.example.com") == 1
+    assert ("SQLite" if new_database.name == "sqlite" else "PostgreSQL") in log
+    assert "not.example" not in log
+    assert "local.example" not in log
+    assert PASSWORD not in log
+
+
+def test_the_log_has_one_line_a_request(
+    service: Service, client: httpx2.Client, tasks: str
+) -> None:
+    calls = [
+        ("GET", tasks, 200),
+        ("HEAD", f"{tasks}/", 200),
+        ("POST", tasks, 422),
+        ("GET", f"{tasks}/{2**53 - 1}", 404),
+        ("OPTIONS", tasks, 204),
+        ("GET", f"{tasks}/a%20b%0Ac%E2%98%83", 422),
+    ]
+    for method, path, status in calls:
+        answer = client.request(method, path, headers={"Authorization": f"Bearer {SECRET}"})
+        request_id = answer.headers["x-request-id"]
+        wait_until(lambda: f"{request_id}\n" in service.log, "the line, which follows the answer")  # noqa: B023
+        (line,) = [line for line in service.log.splitlines() if request_id in line]
+        said = re.escape(f" {method} {path} {status} ") + r"\d+\.\d ms " + request_id
+        assert re.search(rf"{said}$", line)
+    assert service.log.count(tasks) == len(calls)
+    assert SECRET not in service.log
+
+
+def test_no_secret_is_ever_logged(own_postgres: Postgres) -> None:
+    """Not even at the most talkative level, while tokens are refused."""
+    url = own_postgres.create_database()
+    with Service(DATABASE_URL=url, AUTH_SECRET=SECRET, LOG_LEVEL="debug") as service:
+        for token in (SECRET, f"{SECRET}.{PASSWORD}.x", "x"):
+            answer = httpx2.get(
+                f"{service.url}/api/tasks?token={token}",
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            assert answer.status_code == 401
+        service.stop()
+        assert "GET /api/tasks" in service.log
+        for secret in (SECRET, PASSWORD):
+            assert secret not in service.log
+        assert "Traceback" not in service.log
+
+
+def test_log_level_warning_leaves_out_the_lines_of_requests(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def logged(log_level: str) -> str:
+        client = in_process(log_level=log_level)
+        request_id = client.get("/nothing").headers["x-request-id"]
+        logging.getLogger("tasks").handlers[0].flush()
+        return request_id if request_id in capfd.readouterr().err else ""
+
+    assert logged("info")
+    assert not logged("warning")

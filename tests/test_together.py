@@ -1,0 +1,164 @@
+"""Many clients at once, over four workers: nothing is lost, nothing happens twice."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.conftest import Database
+from tests.support.load import Client, Request, at_once
+from tests.support.service import Service
+
+
+@pytest.fixture(scope="module")
+def crowded(database: Database) -> Iterator[Service]:
+    """The service with four workers."""
+    with Service(DATABASE_URL=database.url, workers=4) as service:
+        yield service
+
+
+@pytest.fixture
+def client(crowded: Service) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=crowded.url, trust_env=False, verify=False) as client:
+        yield client
+
+
+def version(etag: str) -> int:
+    """Return the version in the ETag of a task."""
+    match = re.fullmatch(r'"[0-9]+-([0-9]+)"', etag)
+    assert match
+    return int(match[1])
+
+
+def test_two_hundred_creates_with_one_key_make_one_task(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    request = Request("POST", tasks, {"title": "one tap"}, {"Idempotency-Key": "tap"})
+    answers = at_once(crowded.url, [request] * 200)
+    assert Counter(answer.status for answer in answers) == {201: 200}
+    listed = client.get(tasks)
+    assert listed.headers["x-total-count"] == "1"
+    [task] = listed.json()
+    assert all(answer.json() == task for answer in answers)
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+
+
+def test_creates_with_one_key_and_different_bodies_make_the_task_of_one_of_them(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    key = {"Idempotency-Key": "tap"}
+    requests = [Request("POST", tasks, {"title": f"tap {n % 2}"}, key) for n in range(40)]
+    answers = at_once(crowded.url, requests)
+    [task] = client.get(tasks).json()
+    for answer in answers:
+        same = answer.request.body["title"] == task["title"]
+        assert answer.status == (201 if same else 422)
+        assert not same or answer.json() == task
+    made = [a for a in answers if a.status == 201 and "idempotency-replayed" not in a.headers]
+    assert len(made) == 1
+
+
+def test_a_hundred_toggles_at_once_are_a_hundred_toggles(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    created = client.post(tasks, json={"title": "task"})
+    path = f"{tasks}/{created.json()['id']}"
+    answers = at_once(crowded.url, [Request("PATCH", f"{path}/complete")] * 100)
+    assert {answer.status for answer in answers} == {200}
+    after = client.get(path)
+    assert version(after.headers["etag"]) == version(created.headers["etag"]) + 100
+    assert after.json()["completed"] is False
+    assert after.json()["completed_at"] is None
+    # Each saw a state of its own, every second one completed.
+    assert len({answer.headers["etag"] for answer in answers}) == 100
+    assert sum(answer.json()["completed"] for answer in answers) == 50
+    assert all(bool(a.json()["completed_at"]) == a.json()["completed"] for a in answers)
+
+
+def test_changes_of_different_fields_at_once_are_all_kept(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    path = f"{tasks}/{client.post(tasks, json={'title': 'task'}).json()['id']}"
+    changes = {
+        "title": "renamed",
+        "description": "described",
+        "completed": True,
+        "priority": "high",
+        "due_date": "2026-11-21",
+        "tags": ["a"],
+        "order": 4.5,
+    }
+    requests = [Request("PATCH", path, {name: value}) for name, value in changes.items()]
+    requests += [Request("PATCH", f"{tasks}?status=all", {"order": 4.5})] * 5
+    assert {answer.status for answer in at_once(crowded.url, requests)} == {200}
+    after = client.get(path).json()
+    assert {name: after[name] for name in changes} == changes
+
+
+@pytest.mark.parametrize(
+    ("field", "clients", "add"),
+    [
+        ("tags", 20, lambda value, n: [*value, f"edit {n}"]),
+        ("description", 50, lambda value, n: f"{value or ''}edit {n}\n"),
+    ],
+)
+def test_clients_that_retry_on_412_lose_no_edit(
+    client: httpx2.Client,
+    crowded: Service,
+    tasks: str,
+    field: str,
+    clients: int,
+    add: Callable[[Any, int], Any],
+) -> None:
+    created = client.post(tasks, json={"title": "task"})
+    path = f"{tasks}/{created.json()['id']}"
+    refused = 0
+
+    async def edit(number: int) -> None:
+        nonlocal refused
+        editor = Client(crowded.url)
+        while True:
+            read = await editor.send("GET", path)
+            changed = {field: add(read.json()[field], number)}
+            condition = {"If-Match": read.headers["etag"]}
+            written = await editor.send("PATCH", path, changed, condition)
+            assert written.status in (200, 412), written
+            if written.status == 200:
+                break
+            refused += 1
+        editor.close()
+
+    async def edit_all() -> None:
+        await asyncio.gather(*map(edit, range(clients)))
+
+    asyncio.run(edit_all())
+    after = client.get(path)
+    edits = after.json()[field]
+    parts = edits if field == "tags" else edits.splitlines()
+    assert sorted(parts) == sorted(f"edit {n}" for n in range(clients))
+    assert version(after.headers["etag"]) == version(created.headers["etag"]) + clients
+    assert refused > 0  # else they never met
+
+
+def test_deletes_at_once_give_the_task_to_one(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    task = client.post(tasks, json={"title": "task"}).json()
+    requests = [Request("DELETE", f"{tasks}/{task['id']}")] * 30
+    answers = at_once(crowded.url, requests)
+    assert Counter(answer.status for answer in answers) == {200: 1, 404: 29}
+    assert [answer.json() for answer in answers if answer.status == 200] == [task]
+
+
+def test_creates_at_once_all_get_ids_of_their_own(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    answers = at_once(crowded.url, [Request("POST", tasks, {"title": str(n)}) for n in range(100)])
+    assert Counter(answer.status for answer in answers) == {201: 100}
+    made = {answer.json()["id"]: answer.json() for answer in answers}
+    assert len(made) == 100
+    assert {task["id"]: task for task in client.get(tasks).json()} == made
