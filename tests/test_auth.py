@@ -647,6 +647,7 @@ def test_a_slow_key_set_makes_only_those_wait_who_need_it(user: str) -> None:
     with JwksServer(EDDSA) as server:
         server.close_gate()
         with guarded(EDDSA, AUTH_JWKS_URL=server.url) as guard:
+            assert "cannot be had" not in guard.service.log  # it is ready before that is known
             assert guard.status(known) == 503
             assert guard.client.get("/health").status_code == 200
             server.open_gate()

@@ -1,7 +1,6 @@
 """A page on another origin does everything with `fetch` in a real browser, or is refused there."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -118,14 +117,14 @@ def lived(tasks: str, left: list[Any]) -> dict[str, Any]:
 
 
 def test_a_page_does_everything_for_two_users_and_a_restart_loses_nothing(
-    browser: Chromium, site: Site, new_database: Database, tmp_path: Path
+    browser: Chromium, site: Site, new_database: Database
 ) -> None:
     with Service(DATABASE_URL=new_database.url) as service:
         users = [f"{service.url}/api/{user}/tasks" for user in ("ann", "auth0%7Cbob")]
         with browser.open(f"{site.url}/") as page:
             before = []
             for tasks in users:
-                seen = page.evaluate(f"live({tasks!r})")
+                seen = page.evaluate(f"await live({tasks!r})")
                 assert seen == lived(tasks, seen["left"])
                 assert [(task["title"], task["completed"]) for task in seen["left"]] == [
                     ("Buy oat milk", False),
@@ -136,16 +135,16 @@ def test_a_page_does_everything_for_two_users_and_a_restart_loses_nothing(
             assert {task["user_id"] for task in ann} == {"ann"}
             assert {task["user_id"] for task in bob} == {"auth0|bob"}
             # The browser asked first, as it does for everything beyond plain GET and POST.
-            for asked in (users[0], ann[0]["url"], f"{ann[1]['url']}/complete"):
-                wait_until(
-                    lambda path=urlsplit(asked).path: f"OPTIONS {path} 200" in service.log,
-                    f"the line of the preflight of {asked}",
-                )
+            urls = (users[0], ann[0]["url"], f"{ann[1]['url']}/complete")
+            asked = [f"OPTIONS {urlsplit(url).path} 200" for url in urls]
+            wait_until(
+                lambda: all(line in service.log for line in asked), f"{asked} in {service.log}"
+            )
 
             service.restart()
-            assert [page.evaluate(f"look({tasks!r})") for tasks in users] == before
+            assert [page.evaluate(f"await look({tasks!r})") for tasks in users] == before
             stolen = ann[0]["url"].replace("/ann/", "/auth0%7Cbob/")
-            assert page.evaluate(f"attempt('PUT', {stolen!r}, {{title: 'stolen'}})") == 404
+            assert page.evaluate(f"await attempt('PUT', {stolen!r}, {{title: 'stolen'}})") == 404
             assert page.errors == []
 
 
@@ -157,12 +156,12 @@ def test_the_browser_refuses_a_page_of_another_origin(
 
     def attempts(page: Page) -> list[Any]:
         calls = ("'GET', URL", "'POST', URL, {title: 'x'}", "'DELETE', URL")
-        return [page.evaluate(f"attempt({call.replace('URL', repr(url))})") for call in calls]
+        return [page.evaluate(f"await attempt({call.replace('URL', repr(url))})") for call in calls]
 
     with browser.open(f"{evil}/") as page:
         assert page.evaluate("location.origin") == evil
         assert attempts(page) == ["TypeError: Failed to fetch"] * 3
     # The same page, from where it may call: nothing of all that has arrived.
     with browser.open(f"{site.url}/") as page:
-        assert page.evaluate(f"look({url!r})") == []
+        assert page.evaluate(f"await look({url!r})") == []
         assert attempts(page) == [200, 201, 200]

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from settings import Settings
 from tests.support.browser import Chromium, Page, Site
 from tests.support.needs import need
 from tests.support.node import JS, node
@@ -142,8 +142,17 @@ def served(script: str, directory: Path, *, patience: float = 60) -> Iterator[Ru
             start_new_session=True,
         )
     try:
-        wait_until(lambda: answers(running.url) or process.poll() is not None, "health", patience)
-        assert process.poll() is None, running.log
+        failed = ("Traceback", "ERROR")  # `--reload` goes on waiting for a better version
+        wait_until(
+            lambda: (
+                answers(running.url)
+                or process.poll() is not None
+                or any(word in running.log for word in failed)
+            ),
+            "health",
+            patience,
+        )
+        assert answers(running.url), running.log
         yield running
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -156,10 +165,10 @@ def served(script: str, directory: Path, *, patience: float = 60) -> Iterator[Ru
         port.release()
 
 
-def answers(url: str) -> bool:
+def answers(url: str, client: httpx2.Client | None = None) -> bool:
     """Whether the service is up."""
     try:
-        return httpx2.get(f"{url}/health").status_code == 200
+        return (client or httpx2).get(f"{url}/health").status_code == 200
     except httpx2.TransportError:
         return False
 
@@ -296,27 +305,28 @@ def bundle(directory: Path, source: str, target: str, *options: str) -> None:
     )
 
 
-def test_the_typescript_compiles_strictly_and_runs(
-    service: Service, client: httpx2.Client, tmp_path: Path
-) -> None:
-    title = f"task {secrets.token_hex(8)}"
-    client.post("/api/tasks", json={"title": title})
+def test_the_typescript_compiles_strictly_and_runs(tmp_path: Path) -> None:
     node()
     (tmp_path / "node_modules").symlink_to(JS / "node_modules")
-    shell(block(TYPES).replace(ADDRESS, service.url), tmp_path)
-    (tmp_path / "app.ts").write_text(block(TYPESCRIPT).replace(ADDRESS, service.url))
-    options = "--strict --noEmit --target es2022 --module esnext --moduleResolution bundler"
-    shell(f"npx tsc {options} --lib es2022,dom,dom.iterable app.ts", tmp_path)
-    bundle(tmp_path, "app.ts", "app.mjs", "--format=esm", "--platform=node")
-    output = subprocess.run([node(), "app.mjs"], cwd=tmp_path, capture_output=True, check=True)
-    assert title in output.stdout.decode()
+    options = {"strict": True, "noEmit": True, "moduleResolution": "bundler", "types": []}
+    options |= {"module": "esnext", "target": "es2022", "lib": ["es2022", "dom", "dom.iterable"]}
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options}))
+    with Service(DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db") as service:
+        httpx2.post(f"{service.url}/api/tasks", json={"title": "typed"}).raise_for_status()
+        shell(block(TYPES).replace(ADDRESS, service.url), tmp_path)
+        (tmp_path / "app.ts").write_text(block(TYPESCRIPT).replace(ADDRESS, service.url))
+        shell("node_modules/.bin/tsc", tmp_path)
+        bundle(tmp_path, "app.ts", "app.mjs", "--format=esm", "--platform=node")
+        command = [node(), "app.mjs"]
+        output = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert output.decode() == "[ 'typed' ]\n"
 
 
 # ---- auth
 
 
 class Issuer:
-    """As Better Auth is to a browser: a token for whoever is signed in, and the keys to check it."""
+    """What Better Auth is to a browser: a token for who is signed in, and the keys to check it."""
 
     def __init__(self) -> None:
         key = Ed25519PrivateKey.generate()
@@ -384,31 +394,57 @@ def test_the_lines_for_a_shared_secret_let_its_users_in(set_up: Path) -> None:
 def test_behind_the_nginx_of_the_readme_addresses_are_the_proxys(
     service: Service, user: str, tmp_path: Path
 ) -> None:
+    nginx = need("nginx", "Debian's nginx")
     (site,) = (text for language, text in BLOCKS if language == "nginx")
     port = Port()
-    site = site.replace("listen 443 ssl;", f"listen 127.0.0.1:{port.number};")
+    site = site.replace("listen 443", f"listen 127.0.0.1:{port.number}")
     site = site.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
-    site = re.sub(r"^ *ssl_certificate.*\n", "", site, flags=re.M)  # it would need a certificate
-    configuration = tmp_path / "nginx.conf"
+    site = re.sub("/etc/letsencrypt/live/tasks.example.com", str(tmp_path), site)
+    shell(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=tasks"
+        " -keyout privkey.pem -out fullchain.pem",
+        tmp_path,
+    )
     places = "".join(
         f"{kind}_temp_path {tmp_path}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    configuration.write_text(
+    (tmp_path / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr;\n"
         f"events {{}}\nhttp {{\naccess_log off;\n{places}{site}}}\n"
     )
-    command = [need("nginx", "Debian's nginx"), "-e", "stderr", "-c", str(configuration)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as nginx:
+    command = [nginx, "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
+    proxy = f"https://127.0.0.1:{port.number}"
+    tasks = f"{proxy}/api/{user}%20%C3%A9/tasks"
+    with (
+        subprocess.Popen(command, stderr=subprocess.DEVNULL) as process,
+        httpx2.Client(trust_env=False, verify=False) as client,
+    ):
         try:
-            proxy = f"http://127.0.0.1:{port.number}"
-            wait_until(lambda: answers(proxy), "nginx answers")
-            tasks = f"{proxy}/api/{user}%20%C3%A9/tasks"
-            created = httpx2.post(tasks, json={"title": "x" * 200, "description": "y" * 10_000})
+            wait_until(lambda: answers(proxy, client), "nginx answers")
+            created = client.post(tasks, json={"title": "x" * 200, "description": "y" * 10_000})
             assert created.status_code == 201
             assert created.json()["url"] == created.headers["location"]
-            assert created.json()["url"].startswith(tasks)
-            assert httpx2.get(created.json()["url"]).json() == created.json()
+            assert created.json()["url"].startswith(f"{tasks}/")
+            assert client.get(created.json()["url"]).json() == created.json()
         finally:
-            nginx.terminate()
+            process.terminate()
             port.release()
+
+
+# ---- what the README says of the code
+
+
+def test_every_setting_is_in_the_table() -> None:
+    table = README.partition("| variable | default")[2].partition("\n\n")[0]
+    named = [name for row in table.splitlines() for name in re.findall("`([A-Z_]+)`", row[:50])]
+    assert named == [name.upper() for name in Settings.model_fields]
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    tests = re.findall(r"`(test_\w+\.py)`", README)
+    assert [name for name in tests if not (REPOSITORY / "tests" / name).exists()] == []
+    table = README.partition("## How the code is laid out")[2]
+    rooms = re.findall(r"`([\w/]+(?:\.py|/))`", table)
+    assert [name for name in rooms if not (REPOSITORY / name).exists()] == []
+    assert {path.name for path in REPOSITORY.glob("*.py")} <= set(rooms)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg2
 import pytest
 
@@ -121,7 +121,8 @@ def test_one_autocommit_select_is_one_query_and_one_round_trip(
     counts = proxy.counts
     assert (counts.queries, counts.completed, counts.ready, counts.round_trips) == (1, 1, 1, 1)
     assert counts.sql == ["SELECT 1"]
-    assert counts.bytes_up == len("Q....SELECT 1.") and counts.bytes_down > 0
+    assert counts.bytes_up == len("Q....SELECT 1.")
+    assert counts.bytes_down > 0
 
     connection.autocommit = False
     one(connection)
@@ -201,7 +202,8 @@ def test_service_runs_stops_and_dies_as_told(
     monkeypatch.setenv("CORS_ORIGINS", "https://leaked.example")
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     with Service(cwd=tmp_path, app="stand_in:app", workers=workers, NAME="us") as service:
-        assert "served by us" in service.log and "CORS_ORIGINS" not in service.log
+        assert "served by us" in service.log
+        assert "CORS_ORIGINS" not in service.log
         assert len(service.pids) >= workers
         assert service.memory() > 10_000_000
         assert service.stop() in (0, -signal.SIGTERM)

@@ -3,13 +3,17 @@
 import asyncio
 import json
 import resource
+import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
+
+import psycopg2
 
 from tests.support.processes import wait_until
 
@@ -179,6 +183,26 @@ def allow_many_connections(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count + 200:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count + 200, hard))
+
+
+def creation(tasks: str) -> Request:
+    """A request that creates a task like no other under the path `tasks`."""
+    return Request("POST", tasks, {"title": uuid4().hex})
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Keep everybody else from writing to the tasks of the database at `url`."""
+    if url.startswith("sqlite:"):
+        opened: Any = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        statement = "BEGIN IMMEDIATE"
+    else:
+        opened = psycopg2.connect(url)
+        statement = "LOCK TABLE task IN EXCLUSIVE MODE"
+    with closing(opened) as connection:
+        connection.cursor().execute(statement)
+        yield
+        connection.rollback()
 
 
 def use_of_a_task(user: str) -> Callable[[Client], Awaitable[None]]:

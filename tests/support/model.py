@@ -26,7 +26,7 @@ FIELDS = (
     "order",
     *TIMESTAMPS,
 )
-_ALIASES = {"created": "created_at", "updated": "updated_at"}
+ALIASES = {"created": "created_at", "updated": "updated_at"}
 
 
 def is_day(value: str) -> bool:
@@ -68,7 +68,7 @@ def arrange(tasks: Iterable[Task], parameters: Parameters) -> list[Task]:
     else:
         directions += [False] * len(keys.split(","))
         wanted = [
-            (_ALIASES.get(key.lstrip("-"), key.lstrip("-")), key.startswith("-") or descending)
+            (ALIASES.get(key.lstrip("-"), key.lstrip("-")), key.startswith("-") or descending)
             for key, descending in zip(keys.split(","), directions, strict=False)
         ]
     wanted.append(("id", wanted[-1][1]))

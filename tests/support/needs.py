@@ -11,8 +11,9 @@ def need(program: str, package: str) -> str:
 
     The summary lists every such test under NOT TESTED, so that nobody takes it for a pass.
     """
-    if path := shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin"):
-        return path
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin"
+    if found := shutil.which(program, path=path):
+        return found
     reason = f"{program} is not installed ({package})"
     if os.environ.get("CI"):
         pytest.fail(reason)

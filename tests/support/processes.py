@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 
 @cache

@@ -58,7 +58,11 @@ _FIELD_FILTERS = [
     for suffix in _SUFFIXES
     if (field, suffix) not in _REFUSED
 ]
-_SORTABLE = [field for field in model.FIELDS if field != "tags"] + ["created", "updated"]
+_SORTABLE = [*(field for field in model.FIELDS if field != "tags"), *model.ALIASES]
+
+
+def _field(name: str) -> str:
+    return model.ALIASES.get(name, name)
 
 
 def _values(field: str, suffix: str, tasks: list[model.Task]) -> st.SearchStrategy[str]:
@@ -112,7 +116,7 @@ def filters(draw: st.DrawFn, tasks: list[model.Task]) -> Query:
 @st.composite
 def orders(draw: st.DrawFn) -> Query:
     """Draw an order, in any of the dialects, or none."""
-    fields = draw(st.lists(st.sampled_from(_SORTABLE), max_size=3))
+    fields = draw(st.lists(st.sampled_from(_SORTABLE), max_size=3, unique_by=_field))
     directions = ["asc", "desc", "ASC", "DESC"]
     if not fields:
         name = draw(st.sampled_from(["", "_order", "order"]))

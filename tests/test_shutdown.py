@@ -1,0 +1,120 @@
+"""Stopping and restarting under load: what is in flight finishes, and nothing is lost."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from http.client import HTTPResponse
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.conftest import Database
+from tests.support.load import Load, all_tasks, locked
+from tests.support.processes import wait_until
+from tests.support.service import Service
+from tests.support.writers import Writers
+
+IN_FLIGHT = 20
+GRACE = 20  # seconds, as documented for uvicorn's --timeout-graceful-shutdown
+WRITERS = 8
+
+
+def client_of(service: Service) -> httpx2.Client:
+    return httpx2.Client(base_url=service.url, trust_env=False, verify=False)
+
+
+def refuses(service: Service) -> bool:
+    """Whether the service takes no new connections."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", service.port), timeout=5):
+        return False
+    return True
+
+
+def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(
+    new_database: Database, tasks: str
+) -> None:
+    grace = ["--timeout-graceful-shutdown", str(GRACE)]
+    body = b'{"title": "in flight"}'
+    head = f"POST {tasks} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    request = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+    with Service(DATABASE_URL=new_database.url, args=grace) as service, ExitStack() as stack:
+        with locked(new_database.url):
+            wires = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 30))
+                for _ in range(IN_FLIGHT)
+            ]
+            for wire in wires:
+                wire.sendall(request)
+            with client_of(service) as client:  # which it reads after all of those
+                assert client.get("/health").status_code == 200
+            os.kill(service.pids[0], signal.SIGTERM)
+            wait_until(lambda: refuses(service), "new connections are refused")
+            assert service.running
+        for wire in wires:
+            answer = HTTPResponse(wire)
+            answer.begin()
+            assert (answer.status, answer.getheader("connection")) == (201, "close")
+        assert service.wait_exit(GRACE) == -signal.SIGTERM
+        service.start()
+        with client_of(service) as client:
+            assert len(all_tasks(client, tasks)) == IN_FLIGHT
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_loses_nothing(new_database: Database, tasks: str, workers: int) -> None:
+    writers = Writers(tasks)
+    with Service(DATABASE_URL=new_database.url, workers=workers) as service:
+        with Load(service.url, writers.write, WRITERS) as load:
+            load.wait_for(201, 50)
+            os.kill(service.pids[0], signal.SIGTERM)
+            assert service.wait_exit(GRACE) in (0, -signal.SIGTERM)
+        assert load.count(503) == 0
+        assert "Traceback" not in service.log
+        service.start()
+        with client_of(service) as client:
+            writers.check(client)
+
+
+def hang_up(service: Service, watched: Path) -> None:
+    os.kill(service.pids[0], signal.SIGHUP)
+
+
+def change_a_file(service: Service, watched: Path) -> None:
+    (watched / "changed.py").write_text("changed = True\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "restart"),
+    [(["--workers", "2"], hang_up), (["--reload", "--reload-dir", "{}"], change_a_file)],
+    ids=["SIGHUP", "--reload"],
+)
+def test_a_restart_of_the_workers_under_load_loses_nothing(
+    new_database: Database,
+    tasks: str,
+    tmp_path: Path,
+    args: list[str],
+    restart: Callable[[Service, Path], None],
+) -> None:
+    args = [part.format(tmp_path) for part in args]
+    writers = Writers(tasks)
+    with Service(DATABASE_URL=new_database.url, args=args) as service:
+        with Load(service.url, writers.write, WRITERS) as load:
+            load.wait_for(201, 50)
+            supervisor, *old = service.pids
+            restart(service, tmp_path)
+            wait_until(lambda: workers_of(service).isdisjoint(old), "the workers are new")
+            load.wait_for(201, 100)
+        assert service.pids[0] == supervisor
+        # uvicorn closes connections that wait for their next request: one each, for each worker.
+        assert load.count(0) <= 2 * WRITERS
+        assert load.count(503) == 0
+        assert "Traceback" not in service.log
+        with client_of(service) as client:
+            writers.check(client)
+
+
+def workers_of(service: Service) -> set[int]:
+    return set(service.pids[1:])
