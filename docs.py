@@ -100,6 +100,9 @@ class Operation(NamedTuple):
     body: Any = None  # an example
 
 
+_TEXT: Final = {"type": "string", "pattern": FIELDS["title"].json_schema()["pattern"]}
+
+
 def _field_filters() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield name, description and schema of every `FIELD` and `FIELD_operator` of a list."""
     words = dict(zip(OPERATORS, ("at least", "at most", "other than", "containing"), strict=True))
@@ -116,8 +119,8 @@ def _field_filters() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _value(field: str, operator: str, schema: dict[str, Any]) -> dict[str, Any]:
-    if operator == "like":
-        return FIELDS["title"].json_schema()
+    if operator == "like" or field in ("user_id", "title", "description"):
+        return _TEXT
     if field == "completed":
         return {"type": "boolean"}
     if "anyOf" in schema:  # a day, an instant, or the empty text that stands for null
@@ -143,7 +146,6 @@ _ENTITY_TAGS: Final = {
     "pattern": r'^(\*|(W/)?"[!#-+\x2d-~]*"( *, *(W/)?"[!#-+\x2d-~]*")*)$',
 }
 _PRIORITY: Final = {"type": "string", "enum": list(PRIORITIES)}
-_TEXT: Final = FIELDS["title"].json_schema()
 
 
 def _query(*parameters: tuple[str, str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

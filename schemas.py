@@ -74,7 +74,8 @@ class Characters:
     ) -> JsonSchemaValue:
         bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
         # Something must be left of what is trimmed.
-        return handler(schema) | bounds | ({"pattern": r"\S"} if self.trimmed else {})
+        pattern = r"^[^\x00]*[^\x00\s][^\x00]*$" if self.trimmed else r"^[^\x00]*$"
+        return handler(schema) | bounds | {"pattern": pattern}
 
 
 def _user_id(value: str) -> str:

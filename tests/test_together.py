@@ -11,7 +11,9 @@ import pytest
 
 from tests.conftest import Database
 from tests.support.load import Client, Request, at_once
+from tests.support.model import PRIORITIES
 from tests.support.service import Service
+from tests.support.strategies import LETTERS
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +164,50 @@ def test_creates_at_once_all_get_ids_of_their_own(
     made = {answer.json()["id"]: answer.json() for answer in answers}
     assert len(made) == 100
     assert {task["id"]: task for task in client.get(tasks).json()} == made
+
+
+def test_whoever_asks_at_the_same_time_gets_their_own_answer(service: Service, tasks: str) -> None:
+    """One worker, so that calls of one kind meet; each with values that are easy to garble."""
+    words = [*LETTERS, "{}", "{a,b}", "null", "\\N", "%s", "\n\t"]
+    bodies: list[dict[str, Any]] = [
+        {
+            "title": f"{n}{word}.",
+            "description": None if n % 3 == 0 else word,
+            "completed": n % 2 == 0,
+            "priority": PRIORITIES[n % 5],
+            "due_date": (None, "2026-11-21", "2026-11-21T10:00:00.000001Z")[n % 3],
+            "tags": [f"-{word}-", "b"] if n % 4 else [],
+            "order": (None, 0.1, -1e300, 5e-324)[n % 4],
+        }
+        for n, word in enumerate(words)
+    ]
+    paths = [tasks, tasks.replace("/tasks", "-2/tasks")]
+    posts = [Request("POST", paths[n % 2], body) for n, body in enumerate(bodies)]
+    made = [answer.json() for answer in at_once(service.url, posts)]
+    for body, task in zip(bodies, made, strict=True):
+        assert {name: task[name] for name in body} == body
+        assert (task["completed_at"] == task["created_at"]) == body["completed"]
+
+    reads = [Request("GET", paths[n % 2] + f"/{task['id']}") for n, task in enumerate(made)]
+    foreign = [Request("GET", paths[1 - n % 2] + f"/{task['id']}") for n, task in enumerate(made)]
+    lists = [Request("GET", paths[n % 2]) for n in range(10)]
+    answers = at_once(service.url, [*reads, *foreign, *lists])
+    assert [answer.json() for answer in answers[: len(made)]] == made
+    assert {answer.status for answer in answers[len(made) : 2 * len(made)]} == {404}
+    for n, answer in enumerate(answers[2 * len(made) :]):
+        newest = sorted(made[n % 2 :: 2], key=lambda task: (task["created_at"], task["id"]))
+        assert answer.json() == newest[::-1]
+        assert answer.headers["x-total-count"] == str(len(newest))
+
+    wanted = [{"completed": n % 3 == 0} for n in range(len(made))]
+    sets = [
+        Request("PATCH", f"{r.path}/complete", body) for r, body in zip(reads, wanted, strict=True)
+    ]
+    toggles = [Request("PATCH", f"{read.path}/complete") for read in reads]
+    for old, body, answer in zip(made, wanted, at_once(service.url, sets), strict=True):
+        task = answer.json()
+        kept = old["completed_at"] if old["completed"] else task["updated_at"]
+        changed = {"completed_at": kept if body["completed"] else None}
+        assert task == old | body | changed | {"updated_at": task["updated_at"]}
+    for body, answer in zip(wanted, at_once(service.url, toggles), strict=True):
+        assert answer.json()["completed"] is not body["completed"]
