@@ -142,8 +142,10 @@ def _parameter(where: str, name: str, text: str, schema: dict[str, Any]) -> dict
 _BOUND: Final = {"anyOf": FIELDS["due_date"].json_schema()["anyOf"][:2]}
 _SORT_KEY: Final = f"-?({'|'.join(SORTABLE)})"
 _ENTITY_TAGS: Final = {
-    "type": "string",
-    "pattern": r'^(\*|(W/)?"[!#-+\x2d-~]*"( *, *(W/)?"[!#-+\x2d-~]*")*)$',
+    "anyOf": [
+        {"const": "*"},
+        {"type": "string", "pattern": '^(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*$'},
+    ]
 }
 _PRIORITY: Final = {"type": "string", "enum": list(PRIORITIES)}
 
@@ -171,7 +173,7 @@ _PAGE: Final = _query(
         "Comma list of fields, `-` for descending: `-priority,due_date`. Without it the newest "
         "come first. Nulls are last both ways; titles sort case-folded; equals go by `id` in the "
         "direction of the last field; a day goes before the instants of that day.",
-        {"type": "string", "pattern": f"^{_SORT_KEY}(,{_SORT_KEY})*$"},
+        {"type": "string", "pattern": f"^({_SORT_KEY}(,{_SORT_KEY})*)?$"},
     ),
     (
         "limit",

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+import psycopg2
 from pydantic_core import to_json
 
 from errors import Unavailable
@@ -107,14 +108,15 @@ class Gatherer:
             for call, answer in zip(calls, answers, strict=True):
                 if not call.rows.done():  # else whoever asked is gone
                     call.rows.set_result((answer, len(answer)))
-        elif len(calls) == 1 or isinstance(error, Unavailable):
-            for call in calls:
-                if not call.rows.done():
-                    call.rows.set_exception(error)
-        else:  # refused as a whole, so nothing was done: let each answer for itself
+        elif len(calls) > 1 and isinstance(error, psycopg2.Error):
+            # Refused as a whole, so nothing was done: let each answer for itself.
             for call in calls:
                 self._in_flight += 1
                 self._send([call])
+        else:
+            for call in calls:
+                if not call.rows.done():
+                    call.rows.set_exception(error)
         self._flush_soon()
 
 

@@ -210,7 +210,8 @@ class Pool:
     def _start(self, job: _Job, *, first: bool = False) -> None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since < job.started - _FRESH and not connection.silent():
+            stale = first or connection.idle_since < job.started - _FRESH
+            if stale and not connection.silent():
                 self.discard(connection)
             elif connection.send(job):
                 return

@@ -138,10 +138,13 @@ class Pool:
     def _savepoint(self, write: _Write) -> Rows | Exception:
         connection = self._connection()
         connection.execute("SAVEPOINT call")
+        outcome: Rows | Exception
         try:
-            return self._execute(write.sql, write.parameters)
+            outcome = self._execute(write.sql, write.parameters)
         except Exception as error:
+            if not connection.in_transaction:  # all of it is rolled back, as for a full disk
+                raise
             connection.execute("ROLLBACK TO call")
-            return error
-        finally:
-            connection.execute("RELEASE call")
+            outcome = error
+        connection.execute("RELEASE call")
+        return outcome

@@ -39,6 +39,7 @@ IF_MATCH: list[tuple[str, Callable[[str, str], str], int]] = [
     ("one quote", lambda old, new: new[:-1], 422),
     ("two quotes", lambda old, new: f'"{new}"', 422),
     ("no comma", lambda old, new: f"{old} {new}", 422),
+    ("half a list", lambda old, new: f"{new}, x", 422),
     ("small w", lambda old, new: f"w/{new}", 422),
     ("star in a list", lambda old, new: f"*, {new}", 422),
     ("comma", lambda old, new: ",", 422),

@@ -139,7 +139,8 @@ QUERIES = [
     ("description_ne=line_one", "EDCB"),
     ("description_gte=s", "D"),
     ("description_lte=Back\\slash", "EB"),
-    ("description_like=ss", "D"),
+    ("description_like=STRASSE", "D"),
+    ("title_like=%C3%80", ""),
     ("description_like=", "EDBA"),
     ("order_gte=1.5", "DA"),
     ("order_lte=1.5&order_gte=1.5", "D"),
@@ -561,6 +562,24 @@ def test_a_list_is_one_statement_with_its_total(
             assert len(answer.json()) == size
             assert answer.headers["x-total-count"] == ("11" if query.startswith("q") else "1010")
             assert (proxy.counts.queries, proxy.counts.completed) == (1, 1), proxy.counts.sql
+
+
+def test_a_search_finds_what_a_task_says_now(client: httpx2.Client, tasks: str) -> None:
+    one, other = create(client, tasks, title="Ähre"), create(client, tasks, title="Zebra")
+    path = f"{tasks}/{one['id']}"
+
+    def found(query: str) -> list[int]:
+        return [task["id"] for task in client.get(f"{tasks}?{query}").json()]
+
+    client.patch(path, json={"title": "Übel", "description": "Straße"})
+    assert found("q=ähre") == []
+    assert found("q=übel") == found("q=STRASSE") == [one["id"]]
+    client.patch(f"{tasks}?title=Zebra", json={"title": "Öl", "description": "Maß"})
+    assert found("q=zebra") == []
+    assert found("q=öl") == found("description_like=MASS") == [other["id"]]
+    assert found("sort=title") == [other["id"], one["id"]]
+    client.put(path, json={"description": None})
+    assert found("q=STRASSE") == []
 
 
 def test_a_filter_is_a_value_never_a_pattern_or_a_piece_of_sql(

@@ -7,7 +7,7 @@ import pytest
 
 
 def need(program: str, package: str) -> str:
-    """Return the path of `program`; without it the test fails in CI, and elsewhere is named as not run.
+    """Return the path of `program`; without it the test fails in CI, elsewhere it is not run.
 
     The summary lists every such test under NOT TESTED, so that nobody takes it for a pass.
     """

@@ -1,0 +1,156 @@
+"""The way to the SQLite file by itself: writes that share a transaction, a full disk, a lock."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlite
+from errors import Unavailable
+from sqlite import Pool, Rows
+from tests.support.load import locked
+
+INSERT = "INSERT INTO notes (text) VALUES (:text) RETURNING id"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A database file with an empty table `notes(id, text)`; no text comes twice."""
+    path = str(tmp_path / "notes.db")
+    with closing(sqlite.connect(path)) as connection:
+        connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT UNIQUE)")
+    return path
+
+
+@asynccontextmanager
+async def pool_on(path: str) -> AsyncIterator[Pool]:
+    pool = Pool(path)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def insert_all(pool: Pool, *texts: str) -> list[Any]:
+    """What became of inserting each text, all asked for at once: rows or an exception."""
+    calls = (pool.run(INSERT, {"text": text}, repeatable=False) for text in texts)
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def texts_in(pool: Pool) -> list[str]:
+    rows: Rows = await pool.run("SELECT text FROM notes ORDER BY id", {}, repeatable=True)
+    return [text for (text,) in rows[0]]
+
+
+def test_a_write_that_fails_leaves_those_that_share_its_transaction(path: str) -> None:
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            outcomes = await insert_all(pool, "a", "b", "a", "c", "b", "d")
+            failed = [isinstance(outcome, sqlite3.IntegrityError) for outcome in outcomes]
+            assert failed == [False, False, True, False, True, False]
+            assert await texts_in(pool) == ["a", "b", "c", "d"]
+
+    asyncio.run(scenario())
+
+
+def test_a_transaction_that_sqlite_gives_up_fails_for_all_and_for_the_true_reason(
+    path: str,
+) -> None:
+    with closing(sqlite.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER fatal BEFORE INSERT ON notes WHEN new.text = 'fatal'"
+            " BEGIN SELECT RAISE(ROLLBACK, 'the true reason'); END"
+        )
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            first, *outcomes = await insert_all(pool, "first", "a", "fatal", "b")
+            together = [first, *outcomes] if isinstance(first, Exception) else outcomes
+            assert {str(outcome) for outcome in together} == {"the true reason"}
+            assert await texts_in(pool) == ([] if isinstance(first, Exception) else ["first"])
+            await insert_all(pool, "c", "d")
+            assert (await texts_in(pool))[-2:] == ["c", "d"]
+
+    asyncio.run(scenario())
+
+
+def test_a_full_disk_is_a_503_and_keeps_what_was_acknowledged(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite.connect
+
+    def connect_to_little_room(file: str) -> sqlite3.Connection:
+        connection = connect(file)
+        connection.execute("PRAGMA max_page_count = 50")
+        return connection
+
+    monkeypatch.setattr(sqlite, "connect", connect_to_little_room)
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            acknowledged = []
+            for batch in range(40):
+                texts = [f"{batch} {number} " + "x" * 2000 for number in range(5)]
+                outcomes = await insert_all(pool, *texts)
+                for text, outcome in zip(texts, outcomes, strict=True):
+                    if isinstance(outcome, tuple):
+                        acknowledged.append(text)
+                    else:
+                        assert isinstance(outcome, Unavailable), repr(outcome)
+            assert 0 < len(acknowledged) < 200
+            assert await texts_in(pool) == acknowledged
+            await pool.run("DELETE FROM notes", {}, repeatable=False)
+            assert all(isinstance(outcome, tuple) for outcome in await insert_all(pool, "1", "2"))
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_stays_locked_is_a_503_and_then_works_again(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_PATIENCE", 0.2)
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            with locked(f"sqlite:///{path}"):
+                outcomes = await insert_all(pool, "a", "b", "c")
+                assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+                assert await texts_in(pool) == []  # reading goes on
+            await insert_all(pool, "d")
+            assert await texts_in(pool) == ["d"]
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_is_refused_at_once_and_the_rest_is_served(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "QUEUE", 5)
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            outcomes = await insert_all(pool, *"abcdefg")
+            assert [isinstance(outcome, Unavailable) for outcome in outcomes] == [False] * 5 + [
+                True
+            ] * 2
+            assert await texts_in(pool) == list("abcde")
+            assert await insert_all(pool, "h") == [([(6,)], 1)]
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_write_holds_up_nobody(path: str) -> None:
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            cancelled = asyncio.create_task(pool.run(INSERT, {"text": "a"}, repeatable=False))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            await insert_all(pool, "b", "c")
+            assert {"b", "c"} <= set(await texts_in(pool))
+            assert cancelled.cancelled()
+
+    asyncio.run(scenario())
