@@ -9,7 +9,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx2
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from tests.conftest import Database
