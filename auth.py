@@ -1,45 +1,14 @@
-"""Who is asking: from a request to the user whose tasks it is about (contract section 7).
+"""Who is asking: from a request to the user whose tasks it is about."""
 
-One switch decides how tokens are checked, and the algorithm follows from the switch, never from the
-token (RFC 8725 section 3.1): `AUTH_SECRET` means HS256, `AUTH_JWKS_URL` means the keys of that set
-(RFC 7517), each bound to the one algorithm that its type is for.
-"""
-
-import asyncio
-import json
-import logging
-import time
-import urllib.request
-import warnings
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-import jwt
 from fastapi import Request
-from jwt.utils import base64url_encode
-from jwt.warnings import InsecureKeyLengthWarning
-from pydantic import TypeAdapter, ValidationError
 
-from errors import ApiError, Unavailable
+from errors import ApiError
 from schemas import UserId
 from settings import Settings
-
-log = logging.getLogger("tasks")
-
-_LEEWAY: Final = 30  # seconds that two clocks may differ
-_LONGEST: Final = 8192  # characters of a token
-_KEYS_LIFE: Final = 300.0  # seconds until the set is fetched again, to forget what was withdrawn
-_COOL_DOWN: Final = 10.0  # seconds between two fetches for a key that is not in the set
-_RETRY: Final = 1.0  # seconds between two tries while there is no set at all
-_PATIENCE: Final = 5.0  # seconds that a fetch, or a request for its sake, waits for the other side
-_HEAD_START: Final = 1.0  # seconds that the start waits for the first set
-_LARGEST: Final = 1 << 20  # bytes of a set
-_ALGORITHMS: Final = {"OKP": "EdDSA", "EC": "ES256", "RSA": "RS256"}  # by the type of the key
-_user_id: Final[TypeAdapter[str]] = TypeAdapter(UserId)
-
-# Said once at the start instead, see `Owners.open`; weak keys of a set are not taken at all.
-warnings.simplefilter("ignore", InsecureKeyLengthWarning)
 
 
 class Owner(NamedTuple):
@@ -53,178 +22,33 @@ class Owners:
     """The dependencies that say whose tasks a request is about, one for each mount."""
 
     def __init__(self, settings: Settings) -> None:
-        self._on = settings.auth_on
         self._default_user_id = settings.default_user_id
-        secret = settings.auth_secret.get_secret_value().encode() if settings.auth_secret else b""
-        self._weak = 0 < len(secret) < 32
-        self._secret = (
-            jwt.PyJWK({"kty": "oct", "k": base64url_encode(secret)}, "HS256") if secret else None
-        )
-        self._keys = KeySet(str(settings.auth_jwks_url)) if settings.auth_jwks_url else None
-        self._checks: dict[str, Any] = {
-            "leeway": _LEEWAY,
-            "issuer": settings.auth_issuer,
-            "audience": settings.auth_audience,
-            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.auth_audience)},
-        }
-        # A token comes with many requests. Only those that passed are kept, each under the very key
-        # that it passed with, so a key that is withdrawn takes its tokens along.
-        self._read = lru_cache(maxsize=4096)(self._verify)
+        self._tokens = None
+        if settings.auth_on:
+            from tokens import Tokens  # with its cryptography that is 10 MB a process
+
+            self._tokens = Tokens(settings)
 
     async def current(self, request: Request) -> Owner:
         """Return the current user: the token's, or with auth off the default one."""
-        user_id = await self._user_of(request) if self._on else self._default_user_id
+        user_id = await self._tokens.user_of(request) if self._tokens else self._default_user_id
         return Owner(user_id, _collection(request, "/api/tasks"))
 
     async def named(self, request: Request, user_id: UserId) -> Owner:
         """Return the user that the path names; with auth on that is the token's, or 403."""
-        if self._on and await self._user_of(request) != user_id:
+        if self._tokens and await self._tokens.user_of(request) != user_id:
             raise ApiError(403, "The token is for another user.")
         return Owner(user_id, _collection(request, _path_of(user_id)))
 
     async def open(self) -> None:
-        """Start to fetch the keys, if there is a set of them."""
-        if self._weak:
-            log.warning("AUTH_SECRET is shorter than the 32 bytes that HS256 needs to be safe")
-        if self._keys:
-            await self._keys.open()
+        """Get ready to check tokens, if they are checked."""
+        if self._tokens:
+            await self._tokens.open()
 
     async def close(self) -> None:
-        """Stop fetching keys."""
-        if self._keys:
-            self._keys.close()
-
-    async def _user_of(self, request: Request) -> str:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and len(token) <= _LONGEST:
-            try:
-                key = await self._keys.for_token(token) if self._keys else self._secret
-                if key:
-                    user_id, end = self._read(token, key)
-                    if time.time() < end:
-                        return user_id
-            except (jwt.PyJWTError, ValidationError):
-                pass
-        # The same words for every reason: what is wrong with a forged token is nobody's business.
-        detail = "A valid bearer token is required."
-        raise ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
-
-    def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, int]:
-        """Return whom a token is for and until when (seconds since 1970), or raise."""
-        claims = jwt.decode(token, key, [key.algorithm_name], **self._checks)
-        return _user_id.validate_python(claims["sub"]), int(claims["exp"]) + _LEEWAY
-
-
-class KeySet:
-    """The public keys at a JWKS URL, kept while the URL does not answer."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._keys: list[jwt.PyJWK] | None = None
-        self._state = ""
-        self._one_by_one = asyncio.Lock()  # so that a late answer never replaces a newer one
-        self._looked_again_at = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
-        self._refreshing: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        """Fetch the keys now and from time to time; returns soon, with or without them."""
-        first = asyncio.create_task(self._fetch())
-        self._refreshing = asyncio.create_task(self._keep_fresh(first))
-        await asyncio.wait([first], timeout=_HEAD_START)
-
-    def close(self) -> None:
-        """Stop fetching."""
-        for task in filter(None, (self._looking, self._refreshing)):
-            task.cancel()
-
-    async def for_token(self, token: str) -> jwt.PyJWK | None:
-        """Return the key that a token says it is signed with, if the set has it.
-
-        Raises `Unavailable` while no set has been fetched yet, and `jwt.PyJWTError` for what is no
-        token.
-        """
-        header = jwt.get_unverified_header(token)
-        if header.get("alg") not in _ALGORITHMS.values():
-            return None
-        if self._keys is None:
-            raise Unavailable("The keys that tokens are checked with are not available yet.")
-        if key := _fitting(self._keys, header):
-            return key
-        await self._look_again()
-        return _fitting(self._keys, header)
-
-    async def _look_again(self) -> None:
-        """Fetch the set, for a key may be new, unless that was done just now."""
-        idle = self._looking is None or self._looking.done()
-        if idle and time.monotonic() - self._looked_again_at >= _COOL_DOWN:
-            self._looked_again_at = time.monotonic()
-            self._looking = asyncio.create_task(self._fetch())
-        if self._looking:
-            await asyncio.wait([self._looking], timeout=2 * _PATIENCE)  # all wait for the same one
-
-    async def _keep_fresh(self, first: asyncio.Task[None]) -> None:
-        await first
-        while True:
-            await asyncio.sleep(_RETRY if self._keys is None else _KEYS_LIFE)
-            await self._fetch()
-
-    async def _fetch(self) -> None:
-        async with self._one_by_one:
-            try:
-                keys, found = await asyncio.to_thread(_download, self._url)
-                self._keys = keys
-                level, state = logging.INFO, f"{len(keys)} of {found} can check tokens"
-            except Exception as error:  # whatever the other side sends: the old keys stay
-                # Only the kind: a message may quote the URL, with a password in it.
-                kind = getattr(error, "code", 0) or type(getattr(error, "reason", error)).__name__
-                level, state = logging.WARNING, f"cannot be had ({kind})"
-            if state != self._state:
-                self._state = state
-                log.log(level, "the keys at AUTH_JWKS_URL: %s", state)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Keys come from the URL that was configured, not from where it, or who poses as it, points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leave the redirect as the error that it then is."""
-
-
-_opener: Final = urllib.request.build_opener(_NoRedirect)
-
-
-def _download(url: str) -> tuple[list[jwt.PyJWK], int]:
-    """Return the keys of the set that we can use, and how many it has; blocks."""
-    # The settings let only http and https pass; urllib's own User-Agent Cloudflare turns away.
-    request = urllib.request.Request(url, headers={"User-Agent": "tasks"})  # noqa: S310
-    with _opener.open(request, timeout=_PATIENCE) as response:
-        found = json.loads(response.read(_LARGEST))["keys"]
-    if not isinstance(found, list):
-        raise TypeError("not a JWK set")
-    return [key for jwk in found if (key := _usable(jwk))], len(found)
-
-
-def _usable(jwk: Any) -> jwt.PyJWK | None:
-    """Return a key with the one algorithm it is for; none if it is not for signatures we take."""
-    try:
-        algorithm = _ALGORITHMS[jwk["kty"]]
-        if jwk.get("use") not in (None, "sig") or jwk.get("alg") not in (None, algorithm):
-            return None
-        key = jwt.PyJWK(jwk, algorithm)
-        prepared = key.Algorithm.prepare_key(key.key)  # refuses another curve
-        return None if key.Algorithm.check_key_length(prepared) else key
-    except Exception:  # one broken key, however broken, must not lose the others
-        return None
-
-
-def _fitting(keys: list[jwt.PyJWK], header: dict[str, Any]) -> jwt.PyJWK | None:
-    """Return the key that a token's header names; without a name, the only one of its algorithm."""
-    name = header.get("kid")
-    fit = [
-        key for key in keys if key.algorithm_name == header["alg"] and name in (None, key.key_id)
-    ]
-    return fit[0] if fit and (name or len(fit) == 1) else None
+        """Stop what `open` started."""
+        if self._tokens:
+            self._tokens.close()
 
 
 def _collection(request: Request, path: str) -> str:

@@ -6,8 +6,6 @@ import re
 import sys
 from typing import Annotated, Literal, NoReturn, Self
 
-from jwt import InvalidKeyError
-from jwt.algorithms import HMACAlgorithm
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from pydantic import (
@@ -24,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from errors import rule
 from schemas import UserId
 
 _ORIGIN = re.compile(r"https?://[^/?#\s,]+")
@@ -47,9 +46,7 @@ def _must(rule: str) -> PydanticCustomError:
 class Settings(BaseSettings):
     """The settings, one attribute a variable; the README's table says what each does."""
 
-    model_config = SettingsConfigDict(
-        env_file=(".env", ".env.local"), env_ignore_empty=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_file=(".env", ".env.local"), extra="ignore")
 
     database_url: SecretStr = SecretStr("sqlite:///tasks.db")
     cors_origins: str = ""
@@ -57,8 +54,8 @@ class Settings(BaseSettings):
     db_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
     auth_secret: SecretStr | None = None
     auth_jwks_url: HttpUrl | None = None
-    auth_issuer: str | None = None
-    auth_audience: str | None = None
+    auth_issuer: Annotated[str, Field(min_length=1)] | None = None
+    auth_audience: Annotated[str, Field(min_length=1)] | None = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
@@ -87,9 +84,15 @@ class Settings(BaseSettings):
     @field_validator("auth_secret")
     @classmethod
     def _no_public_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is None:
+            return None
+        if not secret.get_secret_value():
+            raise _must("must not be empty; to leave auth off, leave it out")
+        from jwt import InvalidKeyError
+        from jwt.algorithms import HMACAlgorithm
+
         try:
-            if secret:
-                HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.get_secret_value())
+            HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.get_secret_value())
         except (InvalidKeyError, UnicodeEncodeError):
             raise _must("must be a shared secret in UTF-8, not a PEM, certificate or JWK") from None
         return secret
@@ -128,6 +131,6 @@ def load_settings() -> Settings:
     except ValidationError as invalid:
         error = invalid.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in error["loc"][:1]).upper()
-        refuse_to_start(f"{name}: {error['msg']}" if name else str(error["msg"]))
+        refuse_to_start(f"{name}: {rule(error)}" if name else str(error["msg"]))
     except UnicodeDecodeError:
         refuse_to_start(".env and .env.local must be in UTF-8, and one of them is not")

@@ -61,7 +61,8 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The PostgreSQL of the ordinary tests: TEST_DATABASE_URL when it is set, else our own."""
     server: Server = Server(EXTERNAL) if EXTERNAL else request.getfixturevalue("own_postgres")
     yield server
-    server.drop_databases()
+    if EXTERNAL:  # our own goes away as a whole
+        server.drop_databases()
 
 
 @pytest.fixture(scope="session", params=KINDS)

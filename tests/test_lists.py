@@ -140,6 +140,7 @@ QUERIES = [
     ("description_gte=s", "D"),
     ("description_lte=Back\\slash", "EB"),
     ("description_like=STRASSE", "D"),
+    ("description_like=straße", "D"),
     ("title_like=%C3%80", ""),
     ("description_like=", "EDBA"),
     ("order_gte=1.5", "DA"),

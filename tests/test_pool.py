@@ -237,27 +237,6 @@ def test_what_dies_with_its_connection_is_sent_again_only_where_that_is_harmless
     run(scenario())
 
 
-def test_a_read_that_lost_its_connection_is_not_sent_on_another_dead_one(
-    run: Run[Any], own_postgres: Postgres, table: str
-) -> None:
-    async def scenario() -> None:
-        async with pool_on(table, size=4) as pool:
-            slow = "SELECT 7 FROM pg_sleep(0.5)"
-            reading = asyncio.create_task(value(pool, slow, repeatable=True))
-            await asyncio.gather(*(value(pool, SLEEP) for _ in range(3)))
-            for _ in range(10):  # used a moment ago, and so taken to be alive
-                await asyncio.gather(*(value(pool, BACKEND) for _ in range(3)))
-            own_postgres.execute(  # the one that reads is the first to be noticed
-                "SELECT pg_terminate_backend(pid, 5000) FROM (SELECT pid FROM pg_stat_activity"
-                " WHERE datname = %s ORDER BY query = %s DESC) AS backends",
-                table.rpartition("/")[2],
-                slow,
-            )
-            assert await reading == 7
-
-    run(scenario())
-
-
 def test_a_shared_write_that_is_done_and_cannot_be_read_is_not_done_again(
     run: Run[Any], own_postgres: Postgres, table: str
 ) -> None:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 from tests.conftest import Database
-from tests.support.service import Service
+from tests.support.service import REPOSITORY, Service
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "8")  # of each operation and phase
+CONFIGURATION = REPOSITORY / "tests" / "schemathesis.toml"
 SEED = os.environ.get("SCHEMATHESIS_SEED", "6")
 
 
@@ -18,7 +19,8 @@ def test_schemathesis_finds_nothing(new_database: Database) -> None:
     with Service(DATABASE_URL=new_database.url) as service:
         found = subprocess.run(
             [
-                *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
+                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),
+                *("run", f"{service.url}/openapi.json"),
                 *("--checks", "all", "--max-examples", EXAMPLES, "--seed", SEED),
                 *("--generation-database", "none", "--no-color"),
             ],

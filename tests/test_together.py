@@ -190,12 +190,12 @@ def test_whoever_asks_at_the_same_time_gets_their_own_answer(service: Service, t
 
     reads = [Request("GET", paths[n % 2] + f"/{task['id']}") for n, task in enumerate(made)]
     foreign = [Request("GET", paths[1 - n % 2] + f"/{task['id']}") for n, task in enumerate(made)]
-    lists = [Request("GET", paths[n % 2]) for n in range(10)]
-    pages = [Request("GET", f"{paths[n % 2]}?sort=id&limit=3&offset=1") for n in range(10)]
+    lists = [Request("GET", paths[n % 2]) for n in range(50)]
+    pages = [Request("GET", f"{paths[n % 2]}?sort=id&limit=3&offset=1") for n in range(50)]
     answers = at_once(service.url, [*reads, *foreign, *lists, *pages])
     assert [answer.json() for answer in answers[: len(made)]] == made
     assert {answer.status for answer in answers[len(made) : 2 * len(made)]} == {404}
-    for n, (whole, page) in enumerate(zip(answers[-20:-10], answers[-10:], strict=True)):
+    for n, (whole, page) in enumerate(zip(answers[-100:-50], answers[-50:], strict=True)):
         oldest = sorted(made[n % 2 :: 2], key=lambda task: (task["created_at"], task["id"]))
         assert whole.json() == oldest[::-1]
         assert page.json() == sorted(oldest, key=lambda task: int(task["id"]))[1:4]

@@ -6,8 +6,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.node import JS, node
 from tests.support.service import REPOSITORY, Service
 
@@ -20,22 +18,18 @@ def run(*command: str, cwd: Path) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, compiled against the types of the document in the repository."""
-    directory = tmp_path_factory.mktemp("typescript")
+def test_it_compiles_under_strict_and_works(tmp_path: Path, user: str) -> None:
     tools = JS / "node_modules" / ".bin"
-    (directory / "node_modules").symlink_to(JS / "node_modules")
+    node()
+    (tmp_path / "node_modules").symlink_to(JS / "node_modules")
     for name in ("package.json", "tsconfig.json", PROGRAM):
-        shutil.copy(JS / name, directory)
+        shutil.copy(JS / name, tmp_path)
     document = str(REPOSITORY / "openapi.json")
-    run(node(), str(tools / "openapi-typescript"), document, "-o", "schema.d.ts", cwd=directory)
-    run(node(), str(tools / "tsc"), "--strict", "--project", ".", cwd=directory)
-    return directory / PROGRAM.replace(".ts", ".js")
-
-
-def test_it_compiles_under_strict_and_works(compiled: Path, service: Service, user: str) -> None:
-    output = run(node(), str(compiled), service.url, user, cwd=compiled.parent)
+    run(node(), str(tools / "openapi-typescript"), document, "-o", "schema.d.ts", cwd=tmp_path)
+    run(node(), str(tools / "tsc"), "--strict", "--project", ".", cwd=tmp_path)
+    with Service(DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db") as service:
+        program = PROGRAM.replace(".ts", ".js")
+        output = run(node(), program, service.url, user, cwd=tmp_path)
     assert output == "every operation works\n"
 
 

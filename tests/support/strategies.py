@@ -73,9 +73,9 @@ def _pieces(field: str, tasks: list[model.Task]) -> st.SearchStrategy[str]:
     """Return pieces of what a field of the tasks shows, in upper and lower case."""
     shown = st.sampled_from([*(_shown(task, field) for task in tasks), "%"])
     piece = st.builds(
-        lambda text, start, length: text[start : start + length],
+        lambda text, start, length: text[start % len(text) :][:length] if text else "",
         shown,
-        st.integers(0, 9),
+        st.integers(0, 26),
         st.integers(0, 4),
     )
     return st.one_of(piece, piece.map(str.upper), piece.map(str.lower))
