@@ -21,6 +21,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
+from errors import title
 from filters import FIELDS, IMPOSSIBLE, MAX_PAGE, OPERATORS, SORTABLE
 from models import PRIORITIES
 from schemas import MAX_ID, Problem
@@ -237,74 +238,19 @@ _HEADERS: Final = {
 }
 
 
-class Refusal(NamedTuple):
-    """An answer that is a `Problem`."""
-
-    name: str
-    title: str
-    description: str
-    detail: str
-    headers: tuple[str, ...] = ()
-    errors: tuple[dict[str, str], ...] = ()
-
-
 _TITLE: Final = {"field": "title", "message": "must be 1 to 200 characters", "in": "body"}
-_REFUSALS: Final = {
-    400: Refusal(
-        "Malformed", "Bad Request", "The body is no JSON.", "The body is not valid JSON in UTF-8."
-    ),
-    401: Refusal(
-        "Unauthorized",
-        "Unauthorized",
-        "There is no valid bearer token.",
-        "A valid bearer token is required.",
-        ("WWW-Authenticate",),
-    ),
-    403: Refusal(
-        "Forbidden",
-        "Forbidden",
-        "The path names another user than the token.",
-        "The token is for another user.",
-    ),
-    404: Refusal("NotFound", "Not Found", "This user has no such task.", "There is no task 7."),
-    412: Refusal(
-        "Changed",
-        "Precondition Failed",
-        "The task has changed since: nothing was done.",
-        "Task 7 has changed since; read it again.",
-    ),
-    413: Refusal(
-        "TooLarge",
-        "Content Too Large",
-        "The body is larger than 256 KiB.",
-        "The body is larger than 256 KiB.",
-    ),
-    415: Refusal(
-        "NotJson",
-        "Unsupported Media Type",
-        "The body is not declared as JSON.",
-        "The Content-Type must be application/json.",
-    ),
-    422: Refusal(
-        "Invalid",
-        "Unprocessable Content",
-        "Something sent breaks a rule; `errors` names what and which.",
-        f"title: {_TITLE['message']}",
-        errors=(_TITLE,),
-    ),
-    500: Refusal(
-        "Unexpected",
-        "Internal Server Error",
-        "A fault of the service.",
-        "Something went wrong on the server; it has been logged.",
-    ),
-    503: Refusal(
-        "Unavailable",
-        "Service Unavailable",
-        "The database is away or overloaded: try again soon.",
-        "The database is not available right now.",
-        ("Retry-After",),
-    ),
+# The answers that are a `Problem`: name, detail and headers.
+_REFUSALS: Final[dict[int, tuple[str, str, tuple[str, ...]]]] = {
+    400: ("Malformed", "The body is not valid JSON in UTF-8.", ()),
+    401: ("Unauthorized", "A valid bearer token is required.", ("WWW-Authenticate",)),
+    403: ("Forbidden", "The token is for another user.", ()),
+    404: ("NotFound", "There is no task 7.", ()),
+    412: ("Changed", "Task 7 has changed since; read it again.", ()),
+    413: ("TooLarge", "The body is larger than 256 KiB.", ()),
+    415: ("NotJson", "The Content-Type must be application/json.", ()),
+    422: ("Invalid", f"title: {_TITLE['message']}", ()),
+    500: ("Unexpected", "Something went wrong on the server; it has been logged.", ()),
+    503: ("Unavailable", "The database is not available right now.", ("Retry-After",)),
 }
 _BODY_REFUSALS: Final = (400, 413, 415)
 
@@ -441,7 +387,7 @@ def _completed(document: dict[str, Any], auth_on: bool) -> dict[str, Any]:
             for name, (text, schema, example) in _HEADERS.items()
             if auth_on or name != "WWW-Authenticate"
         },
-        "responses": {_REFUSALS[status].name: _refusal(status) for status in sorted(used)}
+        "responses": {_REFUSALS[status][0]: _refusal(status) for status in sorted(used)}
         | {
             "NotModified": {
                 "description": "The answer that you have is still good.",
@@ -507,7 +453,7 @@ def _operation(path: str, method: str, written: dict[str, Any], auth_on: bool) -
     }
     if "If-None-Match" in known.parameters:
         responses["304"] = _ref("responses", "NotModified")
-    responses |= {str(code): _ref("responses", _REFUSALS[code].name) for code in sorted(refusals)}
+    responses |= {str(code): _ref("responses", _REFUSALS[code][0]) for code in sorted(refusals)}
     operation = {
         "tags": [_MOUNTS.get(mount, "service")],
         "summary": known.summary,
@@ -536,19 +482,19 @@ def _path_parameter(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(status: int) -> dict[str, Any]:
-    known = _REFUSALS[status]
+    _, detail, headers = _REFUSALS[status]
     problem = {
         "type": "about:blank",
-        "title": known.title,
+        "title": title(status),
         "status": status,
-        "detail": known.detail,
-        "message": known.detail,
-        "errors": list(known.errors),
+        "detail": detail,
+        "message": detail,
+        "errors": [_TITLE] if status == 422 else [],
         "request_id": _HEADERS["X-Request-ID"][2],
     }
     return {
-        "description": known.description,
-        "headers": _header_refs(*known.headers, "X-Request-ID"),
+        "description": title(status),
+        "headers": _header_refs(*headers, "X-Request-ID"),
         "content": {
             "application/problem+json": {"schema": _ref("schemas", "Problem"), "example": problem}
         },

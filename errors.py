@@ -67,6 +67,11 @@ class Unavailable(ApiError):  # noqa: N818
         super().__init__(503, detail, headers={"Retry-After": "1"})
 
 
+def title(status: int) -> str:
+    """Return the name of a status (RFC 9110)."""
+    return _TITLES.get(status) or HTTPStatus(status).phrase
+
+
 def rule(error: Mapping[str, Any]) -> str:
     """Return the rule that a Pydantic error stands for, to follow the name of the field."""
     if plain := _PLAIN.get(error["type"]):
@@ -97,7 +102,7 @@ def problem(request: Request, error: ApiError) -> Response:
     status = error.status_code
     body = {
         "type": "about:blank",
-        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
+        "title": title(status),
         "status": status,
         "detail": error.detail,
         "message": error.detail,

@@ -23,7 +23,7 @@ def api(service: Service) -> Iterator[httpx2.Client]:
 
 
 @given(data=st.data(), bodies=st.lists(new_tasks, min_size=3, max_size=12))
-@settings(REPRODUCIBLE, max_examples=100)
+@settings(REPRODUCIBLE, max_examples=60)
 def test_lists_counts_and_bulk_calls_are_those_of_the_model(
     api: httpx2.Client, data: st.DataObject, bodies: list[dict[str, Any]]
 ) -> None:

@@ -10,18 +10,29 @@ import sys
 from tests.conftest import Database
 from tests.support.service import REPOSITORY, Service
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "8")  # of each operation and phase
-CONFIGURATION = REPOSITORY / "tests" / "schemathesis.toml"
+LARGER = os.environ.get("SCHEMATHESIS_EXAMPLES")  # of each operation and phase
 SEED = os.environ.get("SCHEMATHESIS_SEED", "6")
+CONFIGURATION = REPOSITORY / "tests" / "schemathesis.toml"
+# The thousands of cases that follow from the document alone are shared out: one mount's on each
+# database. The random ones, and sequences of calls, are about both mounts on both.
+ELSEWHERE = {"sqlite": "^/api/tasks", "postgresql": "^/api/{user_id}/"}
 
 
 def test_schemathesis_finds_nothing(new_database: Database) -> None:
     with Service(DATABASE_URL=new_database.url) as service:
+        configuration = service.directory / "schemathesis.toml"
+        configuration.write_text(CONFIGURATION.read_text())
+        if LARGER is None:
+            with configuration.open("a") as file:
+                file.write(
+                    f"[[operations]]\ninclude-path-regex = '{ELSEWHERE[new_database.name]}'\n"
+                    "phases.coverage.enabled = false\n"
+                )
         found = subprocess.run(
             [
-                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),
-                *("run", f"{service.url}/openapi.json"),
-                *("--checks", "all", "--max-examples", EXAMPLES, "--seed", SEED),
+                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration)),
+                *("run", f"{service.url}/openapi.json", "--checks", "all"),
+                *("--max-examples", LARGER or "5", "--seed", SEED),
                 *("--generation-database", "none", "--no-color"),
             ],
             cwd=service.directory,
@@ -31,6 +42,5 @@ def test_schemathesis_finds_nothing(new_database: Database) -> None:
             text=True,
         )
     assert found.returncode == 0, found.stdout
-    for mount in ("/api/tasks", "/api/{user_id}/tasks"):
-        assert mount in found.stdout or "22/22" in found.stdout
+    assert "Tested: 22" in found.stdout, found.stdout
     assert "Traceback" not in service.log
