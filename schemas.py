@@ -28,8 +28,9 @@ from models import Priority
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
 MAX_PAGE: Final = 1000
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# U+FFFD is what a path that is not UTF-8 decodes to: two such users would be one.
-_USER_ID = re.compile(r"(?!tasks$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+# Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
+# path that is not UTF-8 decodes to: two such users would be one.
+_USER_ID = re.compile(r"(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _INSTANT = re.compile(  # RFC 3339 section 5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
@@ -80,7 +81,7 @@ class Characters:
 
 def _user_id(value: str) -> str:
     if not _USER_ID.fullmatch(value):
-        raise _broken("must be 1 to 128 characters without / and controls, and not the word tasks")
+        raise _broken("must be 1 to 128 characters without / and controls, and not tasks, . or ..")
     return value
 
 
@@ -113,7 +114,7 @@ UserId = Annotated[
             "type": "string",
             "minLength": 1,
             "maxLength": 128,
-            "pattern": r"^(?!tasks$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
+            "pattern": r"^(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
         }
     ),
 ]

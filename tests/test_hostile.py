@@ -376,7 +376,7 @@ def test_countless_shapes_of_queries_leave_no_mark(
 
     ask(1, 20)
     before = service.memory()
-    ask(20, 250)
+    ask(20, 120)
     assert service.memory() < before + 30_000_000
 
 

@@ -1,6 +1,8 @@
 """A task's life, under both mounts and by its owner alone (contract sections 1 and 2)."""
 
+import http.client
 import re
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.support.api import assert_refused, create
 from tests.support.problems import CORS, assert_problem
+from tests.support.service import Service
 
 NOBODYS = 2**53 - 1
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -630,3 +633,13 @@ def test_there_is_nothing_anywhere_else(client: httpx2.Client, path: str) -> Non
     for method in ("GET", "POST", "DELETE"):
         assert_problem(client.request(method, path, headers=CORS), 404)
     assert client.head(path).status_code == 404
+
+
+@pytest.mark.parametrize("user_id", ["%2E", "%2E%2E"])
+def test_a_user_id_that_clients_take_out_of_paths_is_refused(
+    service: Service, user_id: str
+) -> None:
+    # As many clients would, httpx2 asks for another path; this one sends what it is given.
+    with closing(http.client.HTTPConnection(service.url.removeprefix("http://"))) as connection:
+        connection.request("GET", f"/api/{user_id}/tasks")
+        assert connection.getresponse().status == 422
