@@ -184,14 +184,14 @@ def test_no_operation_works_without_a_token(guard: Guarded, user: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sub", ["auth0|5f7c8ec7", "émile@例え.example", "a b", "100%", "x" * 128, "..", "\U0001f600"]
+    "sub",
+    ["auth0|5f7c8ec7", "émile@例え.example", "a b", "100%", "x" * 128, "..name", "\U0001f600"],
 )
 def test_any_user_id_can_be_the_sub(guard: Guarded, sub: str) -> None:
     token = guard.key.token(claims(sub))
     task = guard.client.post("/api/tasks", json={"title": "mine"}, headers=bearer(token)).json()
     assert task["user_id"] == sub
-    if sub != "..":  # which an HTTP client takes for a step up
-        assert guard.status(token, f"/api/{quote(sub, safe='')}/tasks") == 200
+    assert guard.status(token, f"/api/{quote(sub, safe='')}/tasks") == 200
 
 
 ACCEPTED: dict[str, Callable[[float], dict[str, Any]]] = {

@@ -11,7 +11,7 @@ from tests.support.service import REPOSITORY
 # Not what the API does with its database, but what stands before it and who calls it.
 OTHER = [
     *("auth_js", "browser", "data_providers", "docs_page", "openapi", "readme", "todo_backend"),
-    *("typed_client", "hostile", "schemathesis"),
+    *("typed_client", "cors", "errors", "hostile", "schemathesis"),
 ]
 
 

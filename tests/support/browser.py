@@ -109,12 +109,14 @@ class Page:
     def type(self, selector: str, text: str) -> None:
         """Put `text` into the input that `selector` finds, and leave it."""
         element = f"document.querySelector({json.dumps(selector)})"
+        self.wait(element)
         self.evaluate(f"{element}.focus(); {element}.select()")
         self._command("Input.insertText", text=text)
         self.evaluate(f"{element}.blur()")
 
     def click(self, selector: str) -> None:
         """Click on what `selector` finds."""
+        self.wait(f"document.querySelector({json.dumps(selector)})")
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
     def screenshot(self, path: Path) -> None:
