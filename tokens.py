@@ -59,7 +59,7 @@ class Tokens:
         }
         # A token comes with many requests. Only those that passed are kept, each under the very key
         # that it passed with, so a key that is withdrawn takes its tokens along.
-        self._read = lru_cache(maxsize=4096)(self._verify)
+        self._read = lru_cache(maxsize=16_384)(self._verify)
 
     async def open(self) -> None:
         """Start to fetch the keys, if there is a set of them."""
