@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import pytest
 
 from tests.conftest import Database
 from tests.support.load import Load, all_tasks, locked
-from tests.support.postgres import Postgres
 from tests.support.processes import wait_until
 from tests.support.service import Service
 from tests.support.writers import Writers
@@ -64,8 +64,8 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(
             assert len(all_tasks(client, tasks)) == IN_FLIGHT
 
 
-def test_sigterm_under_load_loses_nothing(new_database: Database, tasks: str) -> None:
-    workers = 1 if new_database.name == "sqlite" else 2
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_loses_nothing(new_database: Database, tasks: str, workers: int) -> None:
     writers = Writers(tasks)
     with Service(DATABASE_URL=new_database.url, workers=workers) as service:
         with Load(service.url, writers.write, WRITERS) as load:
@@ -79,42 +79,44 @@ def test_sigterm_under_load_loses_nothing(new_database: Database, tasks: str) ->
             writers.check(client)
 
 
-def restart_under_load(
-    service: Service, tasks: str, workers: int, restart: Callable[[], object]
+def hang_up(service: Service, watched: Path) -> None:
+    os.kill(service.pids[0], signal.SIGHUP)
+
+
+def change_a_file(service: Service, watched: Path) -> None:
+    (watched / "changed.py").write_text("changed = True\n")
+
+
+@pytest.mark.parametrize(
+    ("workers", "restart"), [(2, hang_up), (1, change_a_file)], ids=["SIGHUP", "--reload"]
+)
+def test_a_restart_of_the_workers_under_load_loses_nothing(
+    new_database: Database,
+    tasks: str,
+    tmp_path: Path,
+    workers: int,
+    restart: Callable[[Service, Path], None],
 ) -> None:
-    """Have all workers replaced by new ones, and check that nothing acknowledged is lost."""
+    args = ["--reload", "--reload-dir", str(tmp_path)] if workers == 1 else ["--workers", "2"]
     writers = Writers(tasks)
-    with Load(service.url, writers.write, WRITERS) as load:
-        load.wait_for(201, 50)
-        supervisor, old = service.pids[0], workers_of(service)
-        assert len(old) == workers
-        restart()
-        wait_until(
-            lambda: len(workers_of(service) - old) == workers == len(workers_of(service)),
-            "the workers are new",
-        )
-        load.wait_for(201, 100)
-    assert service.pids[0] == supervisor
-    # uvicorn closes connections that wait for their next request: one each, for each worker.
-    assert load.count(0) <= workers * WRITERS
-    assert load.count(503) == 0
-    assert "Traceback" not in service.log
-    with client_of(service) as client:
-        writers.check(client)
-
-
-def test_sighup_under_load_replaces_the_workers_and_loses_nothing(
-    own_postgres: Postgres, tasks: str
-) -> None:
-    with Service(DATABASE_URL=own_postgres.create_database(), workers=2) as service:
-        restart_under_load(service, tasks, 2, lambda: os.kill(service.pids[0], signal.SIGHUP))
-
-
-def test_a_reload_under_load_loses_nothing(tmp_path: Path, tasks: str) -> None:
-    url = f"sqlite:///{tmp_path}/tasks.db"
-    watch = ["--reload", "--reload-dir", str(tmp_path)]
-    with Service(DATABASE_URL=url, args=watch) as service:
-        restart_under_load(service, tasks, 1, (tmp_path / "changed.py").touch)
+    with Service(DATABASE_URL=new_database.url, args=args) as service:
+        with Load(service.url, writers.write, WRITERS) as load:
+            load.wait_for(201, 50)
+            supervisor, old = service.pids[0], workers_of(service)
+            assert len(old) == workers
+            restart(service, tmp_path)
+            wait_until(
+                lambda: len(workers_of(service) - old) == workers == len(workers_of(service)),
+                "the workers are new",
+            )
+            load.wait_for(201, 100)
+        assert service.pids[0] == supervisor
+        # uvicorn closes connections that wait for their next request: one each, for each worker.
+        assert load.count(0) <= workers * WRITERS
+        assert load.count(503) == 0
+        assert "Traceback" not in service.log
+        with client_of(service) as client:
+            writers.check(client)
 
 
 def workers_of(service: Service) -> set[int]:
