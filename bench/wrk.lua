@@ -2,7 +2,7 @@
 --
 -- OP is get, list, create, toggle or mix. Task n belongs to user 1 + (n - 1) % USERS, so that ids and
 -- owners are drawn over the whole data. Created tasks go to users of their own: every list stays as long as
--- it was loaded. With TOKENS_FILE (line n is user n's bearer token) the owner comes from the token.
+-- it was loaded. With TOKENS_FILE (line n is user n's bearer token) a get carries the owner's token.
 
 local threads = {}
 
@@ -37,10 +37,7 @@ function init(args)
   local requests = {
     get = function()
       local task, user = draw()
-      if tokens_file then
-        return wrk.format('GET', '/api/tasks/' .. task, tokens[user])
-      end
-      return wrk.format('GET', format('/api/user-%d/tasks/%d', user, task))
+      return wrk.format('GET', format('/api/user-%d/tasks/%d', user, task), tokens[user])
     end,
     list = function()
       return wrk.format('GET', format('/api/user-%d/tasks', random(users)))
