@@ -35,6 +35,7 @@ _FLOAT8: Final = (
     701  # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about
 )
 _LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
+QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
 _version: Final[ClauseElement] = sqlalchemy.select(
     sqlalchemy.literal_column("version_num")
@@ -71,6 +72,7 @@ class Database:
         )
         self._compiled = lru_cache(maxsize=2048)(self._compile)
         self._gatherers: dict[ClauseElement, Gatherer] = {}
+        self._pending = 0
         self._pool: sqlite.Pool | postgres.Pool
 
     def __str__(self) -> str:
@@ -103,16 +105,22 @@ class Database:
 
     async def run(self, query: Query) -> Result:
         """Run one statement, atomically and in one round trip, or raise `Unavailable`."""
+        if self._pending >= QUEUE:
+            raise Unavailable("Too many requests are waiting for the database.")
         compiled = self._compiled(query.statement)
         parameters = {**compiled.constants, **query.parameters}
         for name, convert in compiled.to_sql:
             parameters[name] = convert(parameters[name])
-        if gatherer := self._gatherer(query):
-            rows, touched = await gatherer.run(parameters)
-        else:
-            rows, touched = await self._pool.run(
-                compiled.sql, parameters, repeatable=query.repeatable
-            )
+        self._pending += 1
+        try:
+            if gatherer := self._gatherer(query):
+                rows, touched = await gatherer.run(parameters)
+            else:
+                rows, touched = await self._pool.run(
+                    compiled.sql, parameters, repeatable=query.repeatable
+                )
+        finally:
+            self._pending -= 1
         if rows and compiled.from_sql:
             rows = [_converted(row, compiled.from_sql) for row in rows]
         return Result(rows, touched)

@@ -1,8 +1,8 @@
 """One round trip for everyone who is waiting: calls of one operation share a statement.
 
-Calls that come in the same turn of the event loop go out as one statement, and while there are
-`IN_FLIGHT` statements of an operation under way, further calls gather for the next. There is no
-timer: a call that comes alone goes at once, as the statement for one that it is.
+A call that finds no other under way goes at once, as the statement for one that it is. Those that
+come in the same turn of the event loop after it go out as one statement, and while there are
+`IN_FLIGHT` statements of an operation under way, further calls gather for the next. No timer.
 """
 
 import asyncio
@@ -13,8 +13,7 @@ from typing import Any, Final
 import psycopg2
 from pydantic_core import to_json
 
-from errors import Unavailable
-from postgres import QUEUE, Pool, Rows
+from postgres import Pool, Rows
 
 MOST: Final = 100  # calls that one statement serves
 IN_FLIGHT: Final = 10  # statements of one operation
@@ -53,8 +52,13 @@ class Gatherer:
 
     async def run(self, parameters: Mapping[str, Any]) -> Rows:
         """Return the rows of one call, as the statement for one would."""
-        if len(self._waiting) >= QUEUE:
-            raise Unavailable("Too many requests are waiting for the database.")
+        if not self._in_flight and not self._waiting:
+            self._in_flight += 1
+            try:
+                return await self._pool.run(self._one, parameters, repeatable=self._repeatable)
+            finally:
+                self._in_flight -= 1
+                self._flush_soon()
         call = _Call(parameters)
         self._waiting.append(call)
         self._flush_soon()

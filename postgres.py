@@ -29,7 +29,6 @@ Rows = tuple[list[tuple[Any, ...]], int]  # the rows that came back, and how man
 DEADLINE: Final = (
     4.0  # seconds a request may wait for its statement, queueing and connecting included
 )
-QUEUE: Final = 2000  # statements that may wait for a connection
 _SMALL: Final = 4096  # bytes of a statement that libpq writes at once
 _FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
 _TICK: Final = 0.2  # seconds between two looks at the deadlines
@@ -168,9 +167,9 @@ class _Connection:
 class Pool:
     """Runs statements on at most `size` connections, opened on demand, last used first.
 
-    Raises `Unavailable` at once when `QUEUE` statements wait or the server cannot be reached, and
-    within `DEADLINE` and a tick when it keeps silent. A statement whose connection died under it is
-    sent once more only where that is harmless.
+    Raises `Unavailable` at once when the server cannot be reached, and within `DEADLINE` and a tick
+    when it keeps silent. A statement whose connection died under it is sent once more only where
+    that is harmless.
     """
 
     def __init__(self, dsn: str, size: int) -> None:
@@ -220,10 +219,8 @@ class Pool:
                 return
         if first:
             self._waiting.appendleft(job)
-        elif len(self._waiting) < QUEUE:
-            self._waiting.append(job)
         else:
-            job.fail(Unavailable("Too many requests are waiting for the database."))
+            self._waiting.append(job)
         self._connect_on_demand()
 
     def release(self, connection: _Connection) -> None:

@@ -19,7 +19,6 @@ Rows = tuple[list[tuple[Any, ...]], int]
 _THREADS: Final = 4
 _PATIENCE: Final = 10.0  # seconds that a statement waits for another process to finish writing
 _MOST: Final = 100  # writes that share a transaction
-QUEUE: Final = 2000  # statements that may wait for a thread
 _AWAY: Final = (  # result codes that speak of the file, not of the statement
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -53,8 +52,8 @@ class Pool:
     """Runs statements off the event loop, reads at the same time, writes one after the other.
 
     While a write is being put on disk, further ones gather; the next transaction, and so one wait
-    for the disk, serves them all, a savepoint each. Raises `Unavailable` when `QUEUE` statements
-    wait, or when the file stays locked or cannot be written.
+    for the disk, serves them all. Raises `Unavailable` when the file stays locked or cannot be
+    written.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,14 +63,10 @@ class Pool:
         self._executor = ThreadPoolExecutor(_THREADS, "sqlite")
         self._writes: deque[_Write] = deque()
         self._writer: asyncio.Task[None] | None = None
-        self._waiting = 0
 
     async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
         """Run one statement and return what came back."""
-        if self._waiting >= QUEUE:
-            raise Unavailable("Too many requests are waiting for the database.")
         loop = asyncio.get_running_loop()
-        self._waiting += 1
         try:
             if sql.startswith("SELECT"):
                 return await loop.run_in_executor(self._executor, self._execute, sql, parameters)
@@ -84,8 +79,6 @@ class Pool:
             if error.sqlite_errorcode & 0xFF in _AWAY:
                 raise Unavailable from error
             raise
-        finally:
-            self._waiting -= 1
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""
@@ -126,7 +119,7 @@ class Pool:
                 return [self._execute(batch[0].sql, batch[0].parameters)]
             connection.execute("BEGIN IMMEDIATE")
             try:
-                outcomes = [self._savepoint(write) for write in batch]
+                outcomes = [self._outcome(write) for write in batch]
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
@@ -135,16 +128,10 @@ class Pool:
         except Exception as error:
             return [error] * len(batch)
 
-    def _savepoint(self, write: _Write) -> Rows | Exception:
-        connection = self._connection()
-        connection.execute("SAVEPOINT call")
-        outcome: Rows | Exception
+    def _outcome(self, write: _Write) -> Rows | Exception:
         try:
-            outcome = self._execute(write.sql, write.parameters)
+            return self._execute(write.sql, write.parameters)
         except Exception as error:
-            if not connection.in_transaction:  # all of it is rolled back, as for a full disk
+            if not self._connection().in_transaction:  # all is rolled back, as for a full disk
                 raise
-            connection.execute("ROLLBACK TO call")
-            outcome = error
-        connection.execute("RELEASE call")
-        return outcome
+            return error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)

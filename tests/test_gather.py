@@ -153,8 +153,11 @@ class StandIn:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any], asyncio.Future[Rows]]] = []
 
+    async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
+        return await self.start(sql, parameters, repeatable=repeatable)
+
     def start(
-        self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool, waited: float
+        self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool, waited: float = 0
     ) -> asyncio.Future[Rows]:
         rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         self.sent.append((sql, parameters, rows))
@@ -162,10 +165,14 @@ class StandIn:
 
 
 async def _three_calls(pool: StandIn) -> list[asyncio.Task[Rows]]:
+    """Make three calls that share a statement, behind one that is under way."""
     gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+    first = asyncio.create_task(gatherer.run({"task_id": 9}))
     calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in range(3)]
     await asyncio.sleep(0.01)
-    assert [sql for sql, _, _ in pool.sent] == ["many"]
+    assert [sql for sql, _, _ in pool.sent] == ["one", "many"]
+    pool.sent.pop(0)[2].set_result(([("alone",)], 1))
+    assert await first == ([("alone",)], 1)
     return calls
 
 
@@ -218,12 +225,13 @@ def test_the_same_task_twice_goes_into_two_statements() -> None:
     async def scenario() -> None:
         pool = StandIn()
         gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
-        calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in (1, 2, 1)]
+        calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in (9, 1, 2, 1)]
         await asyncio.sleep(0.01)
-        assert [sql for sql, _, _ in pool.sent] == ["many", "one"]
-        pool.sent[0][2].set_result(([(1, "two"), (0, "one")], 2))
-        pool.sent[1][2].set_result(([("one again",)], 1))
+        assert [sql for sql, _, _ in pool.sent] == ["one", "many", "one"]
+        pool.sent[0][2].set_result(([("alone",)], 1))
+        pool.sent[1][2].set_result(([(1, "two"), (0, "one")], 2))
+        pool.sent[2][2].set_result(([("one again",)], 1))
         answers = await asyncio.gather(*calls)
-        assert [rows[0][0] for rows, _ in answers] == ["one", "two", "one again"]
+        assert [rows[0][0] for rows, _ in answers] == ["alone", "one", "two", "one again"]
 
     asyncio.run(scenario())

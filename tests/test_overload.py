@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-import postgres
-import sqlite
+import database
 from tests.conftest import Database
 from tests.support.load import (
     Client,
@@ -57,11 +56,9 @@ def test_a_thousand_at_once_on_ten_connections_are_all_served(
 def test_past_the_bound_of_the_queue_a_503_comes_at_once_and_the_rest_is_served(
     new_database: Database, tasks: str, tmp_path: Path
 ) -> None:
-    assert postgres.QUEUE == sqlite.QUEUE == 2000  # as documented; a smaller one is enough here
+    assert database.QUEUE == 2000  # as documented; a smaller one is enough here
     (tmp_path / "small.py").write_text(
-        "import postgres, sqlite\n"
-        f"postgres.QUEUE = sqlite.QUEUE = {SMALL_QUEUE}\n"
-        "from main import app as app\n"
+        f"import database\ndatabase.QUEUE = {SMALL_QUEUE}\nfrom main import app as app\n"
     )
 
     async def create(client: Client) -> None:

@@ -126,23 +126,6 @@ def test_a_file_that_stays_locked_is_a_503_and_then_works_again(
     asyncio.run(scenario())
 
 
-def test_a_full_queue_is_refused_at_once_and_the_rest_is_served(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "QUEUE", 5)
-
-    async def scenario() -> None:
-        async with pool_on(path) as pool:
-            outcomes = await insert_all(pool, *"abcdefg")
-            assert [isinstance(outcome, Unavailable) for outcome in outcomes] == [False] * 5 + [
-                True
-            ] * 2
-            assert await texts_in(pool) == list("abcde")
-            assert await insert_all(pool, "h") == [([(6,)], 1)]
-
-    asyncio.run(scenario())
-
-
 def test_a_cancelled_write_holds_up_nobody(path: str) -> None:
     async def scenario() -> None:
         async with pool_on(path) as pool:
