@@ -1,14 +1,16 @@
 """Who is asking: from a request to the user whose tasks it is about."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import quote
 
-from fastapi import Request
+from fastapi import Path, Request
 
 from errors import ApiError
 from schemas import UserId
 from settings import Settings
+
+UserInPath = Annotated[UserId, Path(description="Any text of 1 to 128 characters without `/`.")]
 
 
 class Owner(NamedTuple):
@@ -34,7 +36,7 @@ class Owners:
         user_id = await self._tokens.user_of(request) if self._tokens else self._default_user_id
         return Owner(user_id, _collection(request, "/api/tasks"))
 
-    async def named(self, request: Request, user_id: UserId) -> Owner:
+    async def named(self, request: Request, user_id: UserInPath) -> Owner:
         """Return the user that the path names; with auth on that is the token's, or 403."""
         if self._tokens and await self._tokens.user_of(request) != user_id:
             raise ApiError(403, "The token is for another user.")

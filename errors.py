@@ -97,27 +97,33 @@ def from_pydantic(
     ]
 
 
-def problem(request: Request, error: ApiError) -> Response:
-    """Return the RFC 9457 answer for `error`."""
-    status = error.status_code
-    body = {
+def content(error: ApiError, request_id: str) -> dict[str, Any]:
+    """Return the members of the problem that `error` is (RFC 9457 section 3)."""
+    return {
         "type": "about:blank",
-        "title": title(status),
-        "status": status,
+        "title": title(error.status_code),
+        "status": error.status_code,
         "detail": error.detail,
         "message": error.detail,
         "errors": error.errors,
-        "request_id": request.scope.get("request_id", ""),
+        "request_id": request_id,
     }
-    return Response(to_json(body), status, error.headers, "application/problem+json")
+
+
+def problem(request: Request, error: ApiError) -> Response:
+    """Return the answer for `error`."""
+    body = to_json(content(error, request.scope.get("request_id", "")))
+    return Response(body, error.status_code, error.headers, "application/problem+json")
 
 
 def _allowed_methods(request: Request) -> str:
-    methods: set[str] = {"OPTIONS"}
+    methods: set[str] = set()
     for route in request.app.routes:
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= route.methods
-    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    if not methods or "GET" in methods:  # what has no route is a file of the page at `/docs`
+        methods |= {"GET", "HEAD"}
+    return ", ".join(sorted(methods | {"OPTIONS"}))
 
 
 async def _http_exception(request: Request, exc: HTTPException) -> Response:

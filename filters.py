@@ -41,13 +41,7 @@ PAGING: Final = ("limit", "offset", "_limit", "_start", "_end", "_page")
 SORTABLE: Final = tuple(field for field in FIELDS if field != "tags")
 OPERATORS: Final = ("gte", "lte", "ne", "like")  # as in `FIELD_gte`; a bare `FIELD` means equals
 # `order` alone is the direction of a sort, so where there is no sort it is unknown too.
-IMPOSSIBLE: Final = {
-    ("tags", "gte"),
-    ("tags", "lte"),
-    ("completed", "like"),
-    ("order", "like"),
-    ("order", "eq"),
-}
+IMPOSSIBLE: Final = ("tags_gte", "tags_lte", "completed_like", "order_like", "order")
 
 
 class Condition(NamedTuple):
@@ -215,7 +209,7 @@ class _Reader:
         field, _, operator = name.rpartition("_")
         if field not in FIELDS or operator not in OPERATORS:
             field, operator = name, "eq"
-        if field not in FIELDS or (field, operator) in IMPOSSIBLE:
+        if field not in FIELDS or name in IMPOSSIBLE:
             self._refuse(name, "is not a parameter of this call")
             return
         _, text = self._single(name)

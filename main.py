@@ -17,6 +17,7 @@ from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +28,7 @@ from auth import Owners
 from database import Database, StartupError
 from logs import Log
 from routes.tasks import build_router
+from schemas import Health
 from settings import Settings, load_settings, refuse_to_start
 
 log = logging.getLogger("tasks")
@@ -118,12 +120,9 @@ def create_app(settings: Settings) -> FastAPI:
         await database.close()
 
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
-    app = FastAPI(
-        title="Tasks",
-        version="1.0.0",
+    app = FastAPIOffline(
+        **docs.ABOUT,
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
         telemetry={
             "auto_configure": telemetry,
             "tracing": telemetry,
@@ -152,17 +151,17 @@ def create_app(settings: Settings) -> FastAPI:
         *build_router(database, owners.current, prefix="/api/tasks").routes,
     ]
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """The process is up."""
-        return {"status": "ok"}
+    @app.get("/health", tags=["service"])
+    async def get_health() -> Health:
+        """The process is up; nothing else is asked."""
+        return Health(status="ok")
 
-    @app.get("/ready")
-    async def ready() -> dict[str, str]:
+    @app.get("/ready", tags=["service"])
+    async def get_readiness() -> Health:
         """The database answers and its schema is current."""
         if not await database.is_current():
             raise errors.Unavailable("The database does not have this version's schema.")
-        return {"status": "ok"}
+        return Health(status="ok")
 
     docs.install(app, auth_on=settings.auth_on)
 

@@ -26,7 +26,6 @@ from pydantic_core import PydanticCustomError, core_schema
 from models import Priority
 
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
-MAX_PAGE: Final = 1000
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 # Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
 # path that is not UTF-8 decodes to: two such users would be one.
@@ -154,6 +153,10 @@ IdempotencyKey = Annotated[str, AfterValidator(_idempotency_key)]
 READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_at", "updated_at"})
 
 
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class Body(BaseModel):
     """A request body: strict types, unknown fields refused, read-only fields ignored."""
 
@@ -170,6 +173,8 @@ class Body(BaseModel):
 class TaskCreate(Body):
     """A task to create; only the title is required."""
 
+    model_config = _example(title="Buy milk", due_date="2026-11-21", tags=["shopping"])
+
     title: Title
     description: Description | None = None
     completed: bool = False
@@ -181,6 +186,8 @@ class TaskCreate(Body):
 
 class TaskUpdate(Body):
     """The fields to change; one that is left out stays, `null` clears one that may be null."""
+
+    model_config = _example(priority="high")
 
     # The None of a field that may not be null only ever stands for "not sent".
     title: Title = None  # type: ignore[assignment]
@@ -195,29 +202,54 @@ class TaskUpdate(Body):
 class Completion(Body):
     """Whether the task shall be completed."""
 
+    model_config = _example(completed=True)
+
     completed: bool
 
 
-class TaskRead(BaseModel):
+class Task(BaseModel):
     """A task as the API shows it."""
 
-    id: TaskId
-    url: AnyUrl
-    user_id: str
-    title: str
-    description: str | None
-    completed: bool
-    completed_at: datetime | None
-    priority: Priority
-    due_date: date | datetime | None
-    tags: list[str]
-    order: float | None
-    created_at: datetime
-    updated_at: datetime
+    model_config = _example(
+        id=7,
+        url="http://localhost:8000/api/tasks/7",
+        user_id="demo",
+        title="Buy milk",
+        description="The one in glass",
+        completed=True,
+        completed_at="2026-11-21T07:15:00.654321Z",
+        priority="high",
+        due_date="2026-11-21",
+        tags=["shopping"],
+        order=1.5,
+        created_at="2026-11-20T18:30:00.123456Z",
+        updated_at="2026-11-21T07:15:00.654321Z",
+    )
+
+    id: TaskId = Field(description="Set by the server; never used again.")
+    url: AnyUrl = Field(description="This task, under the address that it was asked through.")
+    user_id: str = Field(description="The owner: from the path or the token.")
+    title: str = Field(description="Trimmed; 1 to 200 characters after that.")
+    description: str | None = Field(description="At most 10,000 characters.")
+    completed: bool = Field(description="`false` in a new task unless it is sent.")
+    completed_at: datetime | None = Field(
+        description="When `completed` last turned true; `null` while it is false."
+    )
+    priority: Priority = Field(description="`none` in a new task unless it is sent.")
+    due_date: date | datetime | None = Field(
+        description="A day (`2026-11-21`), which stays a day, or an instant with a UTC offset "
+        '(`2026-11-21T10:00:00+01:00`), which comes back in UTC. `""` means `null`.'
+    )
+    tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
+    order: float | None = Field(description="A number for your own order, as of drag and drop.")
+    created_at: datetime = Field(description="Set by the server.")
+    updated_at: datetime = Field(description="Set by the server.")
 
 
 class Stats(BaseModel):
     """How many tasks there are, and in which state."""
+
+    model_config = _example(total=12, completed=4, pending=8, overdue=1)
 
     total: int
     completed: int
@@ -228,13 +260,25 @@ class Stats(BaseModel):
 class Updated(BaseModel):
     """How many tasks were changed."""
 
+    model_config = _example(updated=3)
+
     updated: int
 
 
 class Deleted(BaseModel):
     """How many tasks were deleted."""
 
+    model_config = _example(deleted=3)
+
     deleted: int
+
+
+class Health(BaseModel):
+    """All is well."""
+
+    model_config = _example(status="ok")
+
+    status: Literal["ok"]
 
 
 class FieldError(BaseModel):

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Request, Response
+from pydantic import WithJsonSchema
 from pydantic_core import to_json
 
 import queries
@@ -19,10 +20,11 @@ from schemas import (
     Completion,
     Deleted,
     IdempotencyKey,
+    Problem,
     Stats,
+    Task,
     TaskCreate,
     TaskId,
-    TaskRead,
     TaskUpdate,
     Updated,
 )
@@ -33,20 +35,51 @@ _PRIVATE = {
     "Cache-Control": "private, no-cache"
 }  # an answer may be kept, and asked about by its ETag
 
-Id = Annotated[TaskId, Path(alias="id")]
-IfMatch = Annotated[str | None, Header()]
-IfNoneMatch = Annotated[str | None, Header()]
+_TAG = '(W/)?"[!#-~]*"'
+_ENTITY_TAGS = WithJsonSchema(
+    {"anyOf": [{"const": "*"}, {"type": "string", "pattern": f"^{_TAG}( *, *{_TAG})*$"}]}
+)
+Id = Annotated[TaskId, Path(alias="id", description="The task.")]
+IfMatch = Annotated[
+    str | None,
+    _ENTITY_TAGS,
+    Header(alias="If-Match", description="The `ETag` you know; 412 if the task has changed since."),
+]
+IfNoneMatch = Annotated[
+    str | None,
+    _ENTITY_TAGS,
+    Header(alias="If-None-Match", description="The `ETag` of what you have; 304 if still good."),
+]
+Key = Annotated[
+    IdempotencyKey | None,
+    WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
+    Header(
+        alias="Idempotency-Key",
+        description="Makes the call safe to repeat: with the same key and body it answers the task "
+        "that it made before, as that is now. Deleting the task frees its key.",
+    ),
+]
 
 
 def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) -> APIRouter:
     """Return the routes of one mount; `owner` is the dependency that says whose tasks it has."""
-    router = APIRouter(prefix=prefix, route_class=TaskRoute, tags=["tasks"])
+    router = APIRouter(
+        prefix=prefix,
+        route_class=TaskRoute,
+        tags=["user tasks" if "{user_id}" in prefix else "tasks"],
+        responses={422: {"model": Problem}},
+    )
     Whose = Annotated[Owner, Depends(owner)]  # noqa: N806
 
-    @router.get("", response_model=list[TaskRead])
+    @router.get("", response_model=list[Task], response_description="One page of tasks.")
     async def list_tasks(
         request: Request, whose: Whose, if_none_match: IfNoneMatch = None
     ) -> Response:
+        """Filters narrow the list; all of them must hold.
+
+        json-server's other names work too: `search` for `q`; `_sort` or `sort_by` with `_order` or
+        `order` for `sort`; `_start`, `_end`, `_limit` and `_page` for `limit` and `offset`.
+        """
         query = request.scope["query_string"].decode("utf-8", "replace")
         wanted = TaskFilter.parse(query)
         rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
@@ -55,12 +88,9 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         headers = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, total)}
         return _answer(body, headers, body_etag(body, str(total)), if_none_match)
 
-    @router.post("", status_code=201, response_model=TaskRead)
-    async def create_task(
-        whose: Whose,
-        new: TaskCreate,
-        idempotency_key: Annotated[IdempotencyKey | None, Header(alias="Idempotency-Key")] = None,
-    ) -> Response:
+    @router.post("", status_code=201, response_model=Task, response_description="The new task.")
+    async def create_task(whose: Whose, new: TaskCreate, idempotency_key: Key = None) -> Response:
+        """Only the title is required."""
         rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
         row, replayed = rows[0], {}
         if idempotency_key and row[-2]:
@@ -74,45 +104,54 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         )
 
     @router.patch("", response_model=Updated)
-    async def update_tasks(request: Request, whose: Whose, change: TaskUpdate) -> Response:
+    async def update_matching_tasks(request: Request, whose: Whose, change: TaskUpdate) -> Response:
+        """The same change to every task that the filters match, at once; without a filter, all."""
         wanted = _bulk_filter(request)
         _, count = await database.run(queries.update_tasks(whose.user_id, wanted, change))
         return _json({"updated": count})
 
     @router.delete("", response_model=Deleted)
-    async def delete_tasks(request: Request, whose: Whose) -> Response:
+    async def delete_matching_tasks(request: Request, whose: Whose) -> Response:
+        """Deletes every task that the filters match, at once; without a filter, all."""
         _, count = await database.run(queries.delete_tasks(whose.user_id, _bulk_filter(request)))
         return _json({"deleted": count})
 
     @router.get("/stats", response_model=Stats)
-    async def task_stats(
+    async def get_task_stats(
         request: Request, whose: Whose, if_none_match: IfNoneMatch = None
     ) -> Response:
+        """Counts the tasks that the filters match."""
         rows, _ = await database.run(queries.count_tasks(whose.user_id, _bulk_filter(request)))
         body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
         return _answer(body, {}, body_etag(body), if_none_match)
 
-    @router.get("/{id:id}", response_model=TaskRead)
-    async def read_task(whose: Whose, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+    @router.get("/{id:id}", response_model=Task)
+    async def get_task(whose: Whose, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
+        """The task as it is now."""
         row = await _one(queries.read_task(whose.user_id, task_id), whose, task_id)
         return _task(row, whose, if_none_match=if_none_match)
 
-    @router.put("/{id:id}", response_model=TaskRead)
-    @router.patch("/{id:id}", response_model=TaskRead)
+    @router.put("/{id:id}", response_model=Task, name="put_task")
+    @router.patch("/{id:id}", response_model=Task)
     async def update_task(
         whose: Whose, task_id: Id, change: TaskUpdate, if_match: IfMatch = None
     ) -> Response:
+        """Changes the fields that are sent; PUT and PATCH do the same.
+
+        Read-only fields may be sent along and are ignored.
+        """
         versions = allowed_versions(if_match, task_id)
         query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.patch("/{id:id}/complete", response_model=TaskRead)
+    @router.patch("/{id:id}/complete", response_model=Task)
     async def complete_task(
         whose: Whose,
         task_id: Id,
         body: Annotated[Completion | None, Body()] = None,
         if_match: IfMatch = None,
     ) -> Response:
+        """Toggles; with a body, sets what that says, which is safe to repeat."""
         versions = allowed_versions(if_match, task_id)
         if body is None:
             query = queries.toggle_task(whose.user_id, task_id, versions)
@@ -121,8 +160,9 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
             query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.delete("/{id:id}", response_model=TaskRead)
+    @router.delete("/{id:id}", response_model=Task, response_description="The task as it last was.")
     async def delete_task(whose: Whose, task_id: Id, if_match: IfMatch = None) -> Response:
+        """To undo, create it again from the answer."""
         versions = allowed_versions(if_match, task_id)
         query = queries.delete_task(whose.user_id, task_id, versions)
         row = await _one(query, whose, task_id, versions)

@@ -73,14 +73,22 @@ def test_behind_a_path_prefix_the_page_asks_for_its_parts_there(tmp_path: Path) 
     with Service(DATABASE_URL=database, args=["--root-path", "/todo"]) as service:
         page = httpx2.get(f"{service.url}/docs").text
         assert httpx2.get(f"{service.url}/").headers["location"] == "/todo/docs"
-    for part in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "openapi.json"):
+    for part in ("docs/files/swagger-ui-bundle.js", "docs/files/swagger-ui.css", "openapi.json"):
         assert f"/todo/{part}" in page
 
 
 def test_there_is_nothing_but_the_page_and_its_parts(client: httpx2.Client) -> None:
-    assert client.get("/docs/swagger-ui.css").status_code == 200
-    for name in ("redoc.standalone.js", "..%2Fcore.py", "index.html"):
-        assert client.get(f"/docs/{name}").status_code == 404
+    assert client.get("/docs/files/swagger-ui.css").status_code == 200
+    for name in ("files", "files/..%2Fcore.py", "files/index.html", "index.html", "swagger-ui.css"):
+        answer = client.get(f"/docs/{name}")
+        assert (answer.status_code, answer.json()["status"]) == (404, 404)
+
+
+def test_the_parts_can_only_be_read(client: httpx2.Client) -> None:
+    answer = client.post("/docs/files/swagger-ui.css")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert client.head("/docs/files/swagger-ui.css").status_code == 200
+    assert client.options("/docs/files/swagger-ui.css").status_code == 204
 
 
 def test_the_log_links_to_the_page_once_however_many_workers(tmp_path: Path) -> None:
