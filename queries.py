@@ -50,7 +50,7 @@ Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
 _NUMBERS: Final = ARRAY(BigInteger).with_variant(JSON(), "sqlite")
 
 task = TASK.c
-# What statements return of a task: the fields of `schemas.TaskRead` but `url`, then the version.
+# What statements return of a task: the fields of `schemas.Task` but `url`, then the version.
 ROW: Final = (
     task.id,
     task.user_id,

@@ -8,8 +8,8 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -18,7 +18,7 @@ from bench import report, servers
 from bench.checks import call, check, expect
 from bench.load import LARGE, OPERATIONS, SMALL, Data, Result, measure
 from bench.postgres import Postgres
-from bench.servers import OURS, TITLES, Server
+from bench.servers import ALONE, OURS, TITLES, UVICORN, Server
 
 FAR_SECONDS = 0.010
 HEAD = ["", "get", "list of 10", "create", "toggle"]
@@ -41,10 +41,16 @@ class Bench:
         *,
         port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        command: list[str] | None = None,
     ) -> AbstractContextManager[Server]:
         """Run one target over its database, there or through the proxy on `port`."""
-        url = self.postgres.url(database or name, port=port)
-        return servers.run(name, database_url=url, logs=self.scratch, environment=environment)
+        return servers.run(
+            name,
+            database_url=self.postgres.url(database or name, port=port),
+            logs=self.scratch,
+            environment=environment,
+            command=command,
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Contender:
 
     title: str
     server: Server
-    database: str
+    database: str | None  # of PostgreSQL, tidied after every write
     data: Data = SMALL
     tokens: Path | None = None
 
@@ -117,7 +123,7 @@ def take_turns(
                 # Round 0 is the warm-up.
                 if turn:
                     results[contender.title, operation].append(result)
-                if operation not in ("get", "list"):
+                if contender.database and operation not in ("get", "list"):
                     bench.postgres.tidy(contender.database, tasks=contender.data.tasks)
                 progress.advance()
     return results
@@ -226,15 +232,24 @@ def connections(bench: Bench) -> None:
     )
 
 
-def far(bench: Bench) -> None:
-    """A proxy makes the database 10 ms away each way: what counts is round trips."""
+@contextmanager
+def distant(bench: Bench) -> Iterator[int]:
+    """The port of a proxy to PostgreSQL that makes it `FAR_SECONDS` away each way."""
     port = servers.free_port()
     ports = [str(port), str(bench.postgres.port)]
     proxy = [sys.executable, "-m", "bench.proxy", *ports, str(FAR_SECONDS)]
-    with ExitStack() as stack:
-        process = stack.enter_context(subprocess.Popen(proxy, cwd=servers.ROOT))
-        stack.callback(process.terminate)
+    with subprocess.Popen(proxy, cwd=servers.ROOT) as process:
         time.sleep(1)
+        try:
+            yield port
+        finally:
+            process.terminate()
+
+
+def far(bench: Bench) -> None:
+    """A proxy makes the database 10 ms away each way: what counts is round trips."""
+    with ExitStack() as stack:
+        port = stack.enter_context(distant(bench))
         contenders = []
         for name in bench.targets:
             prepare(bench, name)
@@ -253,6 +268,59 @@ def far(bench: Bench) -> None:
         + report.table(HEAD, rows)
     )
     report.publish("far", text)
+
+
+def coalescing(bench: Bench) -> None:
+    """The service over itself with every call in a statement of its own."""
+    prepare(bench, OURS)
+    variants = {"shared": servers.COMMANDS[OURS], "alone": ALONE}
+    rows = []
+    with ExitStack() as stack:
+        far_port = stack.enter_context(distant(bench))
+        for title, port, connections in (
+            ("20 ms away, 256 connections", far_port, 256),
+            ("1 connection", None, 1),
+        ):
+            contenders = [
+                Contender(
+                    variant,
+                    stack.enter_context(bench.service(OURS, port=port, command=command)),
+                    OURS,
+                )
+                for variant, command in variants.items()
+            ]
+            results = take_turns(bench, title, contenders, connections=connections)
+            pairs = [(results["shared", op], results["alone", op]) for op in OPERATIONS]
+            rates = [ratio(*pair) for pair in pairs]
+            p50 = [median(a.p50 / b.p50 for a, b in zip(*pair, strict=True)) for pair in pairs]
+            for what, ratios in (("requests/s", rates), ("p50", p50)):
+                cells = [f"{value:.2f}" for value in (*ratios, geometric_mean(ratios))]
+                rows.append([f"{title}, {what}", *cells])
+    with ExitStack() as stack:
+        contenders = [
+            Contender(
+                variant,
+                stack.enter_context(
+                    servers.run(
+                        OURS,
+                        database_url=f"sqlite:///{bench.scratch / variant}.db",
+                        logs=bench.scratch,
+                        command=[*UVICORN, app],
+                    )
+                ),
+                None,
+            )
+            for variant, app in (("shared", "main:app"), ("alone", ALONE[len(UVICORN)]))
+        ]
+        results = take_turns(bench, "SQLite", contenders, ["create"])
+    share = ratio(results["shared", "create"], results["alone", "create"])
+    rows.append(["SQLite, 1 worker, 64 connections, requests/s", "", "", f"{share:.2f}", "", ""])
+    text = (
+        "# Sharing statements\n\nThis service over itself with every call in a statement of its "
+        "own; aims: 4 times the requests at 20 ms, a p50 of at most 1.05 with 1 connection, 3 "
+        f"times the creates on SQLite.\n{report.machine()}\n\n"
+    )
+    report.publish("coalescing", text + report.table([*HEAD, "geometric mean"], rows))
 
 
 def growth(bench: Bench) -> None:
@@ -347,6 +415,7 @@ CASES = {
     "main": throughput,
     "connections": connections,
     "far": far,
+    "coalescing": coalescing,
     "auth": auth,
     "startup": startup,
     "growth": growth,

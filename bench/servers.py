@@ -28,6 +28,8 @@ COMMANDS = {
     "fastify": ["node", "bench/fastify/server.js"],
     "raw": [*UVICORN, "bench.targets.raw_app:app", *QUIET],
 }
+# The service without shared statements, to measure what they bring.
+ALONE = [*UVICORN, "bench.targets.alone_app:app", "--workers", str(WORKERS)]
 TITLES = {
     OURS: "this service",
     "sync": "FastAPI + SQLModel, sync",
