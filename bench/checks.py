@@ -4,9 +4,14 @@ import http.client
 import json
 from typing import Any
 
+from sqlalchemy.dialects.postgresql import psycopg2 as dialect
+
+import queries
 from bench.load import Data
 from bench.postgres import Postgres
 from bench.servers import Server
+from filters import EVERYTHING
+from schemas import TaskUpdate
 
 FIELDS = {
     "id",
@@ -97,3 +102,22 @@ def check(server: Server, postgres: Postgres, database: str, *, data: Data) -> N
     expect(server, stored(task["id"])[:3] == (user, body["title"], False), "create: another row")
     expect(server, {name: task[name] for name in body} == body, f"create: another task, {task}")
     postgres.tidy(database, tasks=data.tasks)
+
+
+def check_plans(postgres: Postgres, database: str) -> None:
+    """Raise SystemExit unless the statements that calls share go by an index, for 1 and for 100."""
+    for query in (
+        queries.read_task("user-7", 7),
+        queries.list_tasks("user-7", EVERYTHING),
+        queries.toggle_task("user-7", 7),
+        queries.update_task("user-7", 7, TaskUpdate(completed=True)),
+    ):
+        assert query.many is not None
+        compiled = query.many.compile(dialect=dialect.dialect())  # type: ignore[no-untyped-call]
+        for callers in (1, 100):
+            calls = json.dumps([{"n": n, **query.parameters} for n in range(callers)], default=str)
+            parameters = {**compiled.params, "calls": calls}
+            rows = postgres.execute(database, f"EXPLAIN {compiled}", **parameters)
+            plan = "\n".join(line for (line,) in rows)
+            if "Index Scan" not in plan or "Seq Scan on task" in plan:
+                raise SystemExit(f"not by an index, for {callers} callers:\n{compiled}\n{plan}")
