@@ -215,10 +215,12 @@ class _Reader:
         _, text = self._single(name)
         if operator == "like":
             self._contains(name, field, text)
-        elif (value := self._valid(FIELDS[field], name, text)) is None and operator in (
-            "gte",
-            "lte",
-        ):
+            return
+        refused = len(self.errors)
+        value = self._valid(FIELDS[field], name, text)
+        if len(self.errors) > refused:
+            return
+        if value is None and operator in ("gte", "lte"):
             self._refuse(name, "must not be empty")
         elif field in _TIMESTAMPS and value is not None:
             self._compare_timestamp(name, field, operator, value)

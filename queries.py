@@ -38,7 +38,7 @@ from sqlalchemy.dialects.postgresql import (
 )  # its ON CONFLICT compiles for SQLite as well
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean
+from sqlalchemy.types import Boolean, TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
 from filters import MAX_PAGE, TaskFilter
@@ -182,7 +182,7 @@ def _delete(*, guarded: bool) -> ClauseElement:
 def _one_task(guarded: bool) -> ColumnElement[bool]:
     """Return the condition for one task, with what an `If-Match` adds."""
     versions = bindparam("versions", type_=_NUMBERS)
-    return and_(_this, one_of(task.version, versions)) if guarded else _this
+    return and_(_this, _one_of(task.version, versions)) if guarded else _this
 
 
 def _one(owner: str, task_id: int, versions: Versions) -> dict[str, Any]:
@@ -336,15 +336,24 @@ def _clause(name: str, field: str, operator: str) -> ColumnElement[bool]:
             *(_clause(name, f"{part}_folded", operator) for part in ("title", "description"))
         )
     if field == "tags" and operator != "like":
-        holds = has_tags(task.tags, bindparam(name, type_=TextList))
+        holds = _has_tags(task.tags, bindparam(name, type_=TextList))
         return holds if operator == "eq" else not_(holds)
     column: Any = _overdue() if field == "overdue" else task[field]
     if operator == "like":
-        return contains(as_text(column), bindparam(name, type_=Text()))
+        return _contains(_as_text(column), bindparam(name, type_=Text()))
     if operator == "in":
-        return one_of(column, bindparam(name, type_=_NUMBERS))
+        return _one_of(column, bindparam(name, type_=_NUMBERS))
     value = bindparam(name, type_=column.type)
     return cast(ColumnElement[bool], _COMPARISONS[operator](column, value))
+
+
+def _as_text(column: Any) -> Any:
+    """Return a column as the text that a client sees; of tags, one a line."""
+    if column is task.tags:
+        return _tag_lines(column)
+    if isinstance(column.type, UTCDateTime):
+        return _timestamp_text(column)
+    return sqlalchemy.cast(column, Text())
 
 
 _COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
@@ -447,83 +456,51 @@ _create_many = select(_new.c.n, *_made.c).select_from(_new.join(_made, _new.c.id
 # ---- where the two databases differ
 
 
-class contains(FunctionElement[bool]):  # noqa: N801
-    """Whether the first text holds the second; nothing in it is a wildcard."""
+def _spelt(
+    kind: TypeEngine[Any], *, postgresql: str, sqlite: str
+) -> Callable[..., ColumnElement[Any]]:
+    """Return a SQL function that each database spells its own way; `{0}` is its first argument."""
 
-    type = Boolean()
-    inherit_cache = True
+    class Spelt(FunctionElement[Any]):
+        type = kind
+        inherit_cache = True
 
+    def spell(template: str) -> Any:
+        def compile_(function: Any, compiler: Any, **options: Any) -> str:
+            return template.format(
+                *(compiler.process(part, **options) for part in function.clauses)
+            )
 
-class one_of(FunctionElement[bool]):  # noqa: N801
-    """Whether a number is in a list; the list is one parameter, however long it is."""
+        return compile_
 
-    type = Boolean()
-    inherit_cache = True
-
-
-class has_tags(FunctionElement[bool]):  # noqa: N801
-    """Whether the tags hold exactly these, and perhaps others."""
-
-    type = Boolean()
-    inherit_cache = True
-
-
-class as_text(FunctionElement[str]):  # noqa: N801
-    """A column as the text that a client sees; of tags, one a line."""
-
-    type = Text()
-    inherit_cache = True
+    compiles(Spelt, "postgresql")(spell(postgresql))
+    compiles(Spelt, "sqlite")(spell(sqlite))
+    return Spelt
 
 
-@compiles(contains, "postgresql")
-def _strpos(element: Any, compiler: Any, **options: Any) -> str:
-    return f"strpos({compiler.process(element.clauses, **options)}) > 0"
-
-
-@compiles(contains, "sqlite")
-def _instr(element: Any, compiler: Any, **options: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **options)}) > 0"
-
-
-@compiles(one_of, "postgresql")
-def _any(element: Any, compiler: Any, **options: Any) -> str:
-    number, numbers = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{number} = ANY ({numbers})"
-
-
-@compiles(one_of, "sqlite")
-def _json_each(element: Any, compiler: Any, **options: Any) -> str:
-    number, numbers = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{number} IN (SELECT value FROM json_each({numbers}))"  # noqa: S608
-
-
-@compiles(has_tags, "postgresql")
-def _array_contains(element: Any, compiler: Any, **options: Any) -> str:
-    tags, wanted = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{tags} @> {wanted}"
-
-
-@compiles(has_tags, "sqlite")
-def _json_contains(element: Any, compiler: Any, **options: Any) -> str:
-    tags, wanted = (compiler.process(clause, **options) for clause in element.clauses)
-    have, want = (f"SELECT value FROM json_each({values})" for values in (tags, wanted))  # noqa: S608
-    return f"NOT EXISTS ({want} EXCEPT {have})"
-
-
-@compiles(as_text, "postgresql")
-def _postgresql_text(element: Any, compiler: Any, **options: Any) -> str:
-    (column,) = element.clauses
-    sql = compiler.process(column, **options)
-    if isinstance(column.type, UTCDateTime):
-        return f"to_char({sql} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-    return f"array_to_string({sql}, chr(10))" if column is task.tags else f"CAST({sql} AS TEXT)"
-
-
-@compiles(as_text, "sqlite")
-def _sqlite_text(element: Any, compiler: Any, **options: Any) -> str:
-    (column,) = element.clauses
-    sql = compiler.process(column, **options)
-    if isinstance(column.type, UTCDateTime):
-        return f"replace({sql}, ' ', 'T') || 'Z'"
-    lines = f"(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({sql}))"  # noqa: S608
-    return lines if column is task.tags else f"CAST({sql} AS TEXT)"
+# Whether the first text holds the second; nothing in it is a wildcard.
+_contains = _spelt(Boolean(), postgresql="strpos({0}, {1}) > 0", sqlite="instr({0}, {1}) > 0")
+# Whether a number is in a list; the list is one parameter, however long it is.
+_one_of = _spelt(
+    Boolean(),
+    postgresql="{0} = ANY ({1})",
+    sqlite="{0} IN (SELECT value FROM json_each({1}))",
+)
+# Whether the first tags hold all of the second.
+_has_tags = _spelt(
+    Boolean(),
+    postgresql="{0} @> {1}",
+    sqlite="NOT EXISTS (SELECT value FROM json_each({1}) EXCEPT SELECT value FROM json_each({0}))",
+)
+# Tags as text, one a line.
+_tag_lines = _spelt(
+    Text(),
+    postgresql="array_to_string({0}, chr(10))",
+    sqlite="(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({0}))",
+)
+# A timestamp as the text that a client sees.
+_timestamp_text = _spelt(
+    Text(),
+    postgresql="to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    sqlite="replace({0}, ' ', 'T') || 'Z'",
+)

@@ -120,6 +120,12 @@ def test_a_field_comes_back_the_same_from_every_call(
     assert [t[field] for t in (created, patched, read, listed, sent_back)] == [expected] * 5
 
 
+def test_there_is_no_negative_zero(client: httpx2.Client, tasks: str) -> None:
+    made = client.post(tasks, json={"title": "x", "order": -0.0})
+    listed = client.get(tasks)
+    assert [answer.text.count('"order":0.0') for answer in (made, listed)] == [1, 1]
+
+
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=identify)
 def test_a_bad_value_is_refused_by_name_and_changes_nothing(
     client: httpx2.Client, tasks: str, field: str, value: Any

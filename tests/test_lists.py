@@ -256,6 +256,7 @@ REFUSED = [
     ("tag=" + "x" * 51, "tag"),
     ("q=%00", "q"),
     ("title=%00", "title"),
+    ("title_gte=%00", "title_gte"),
     ("due_before=", "due_before"),
     ("due_before=soon", "due_before"),
     ("due_after=2026-11-21T10:00:00", "due_after"),
@@ -395,6 +396,11 @@ def test_every_bad_parameter_is_named_at_once(client: httpx2.Client, tasks: str)
     answer = client.get(f"{tasks}?limit=0&completd=true&priority=x&sort=y")
     named = {error["field"] for error in answer.json()["errors"]}
     assert named == {"limit", "completd", "priority", "sort"}
+
+
+@pytest.mark.parametrize("query", ["title_gte=%00", "due_date_lte=soon", "due_date_gte="])
+def test_a_bad_parameter_is_named_once(client: httpx2.Client, tasks: str, query: str) -> None:
+    assert len(client.get(f"{tasks}?{query}").json()["errors"]) == 1
 
 
 def test_ids_pick_tasks_but_never_somebody_elses(
