@@ -6,10 +6,8 @@ token (RFC 8725 section 3.1): `AUTH_SECRET` means HS256, `AUTH_JWKS_URL` means t
 """
 
 import asyncio
-import json
 import logging
 import time
-import urllib.request
 import warnings
 from functools import lru_cache
 from typing import Any, Final
@@ -33,7 +31,6 @@ _COOL_DOWN: Final = 10.0  # seconds between two fetches for a key that is not in
 _RETRY: Final = 1.0  # seconds between two tries while there is no set at all
 _PATIENCE: Final = 5.0  # seconds that a fetch, or a request for its sake, waits for the other side
 _HEAD_START: Final = 1.0  # seconds that the start waits for the first set
-_LARGEST: Final = 1 << 20  # bytes of a set
 _ALGORITHMS: Final = {"OKP": "EdDSA", "EC": "ES256", "RSA": "RS256"}  # by the type of the key
 _user_id: Final[TypeAdapter[str]] = TypeAdapter(UserId)
 
@@ -99,7 +96,10 @@ class KeySet:
     """The public keys at a JWKS URL, kept while the URL does not answer."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        # urllib's own User-Agent is one that Cloudflare turns away.
+        self._client = jwt.PyJWKClient(
+            url, cache_jwk_set=False, timeout=_PATIENCE, headers={"User-Agent": "tasks"}
+        )
         self._keys: list[jwt.PyJWK] | None = None
         self._state = ""
         self._one_by_one = asyncio.Lock()  # so that a late answer never replaces a newer one
@@ -152,37 +152,19 @@ class KeySet:
     async def _fetch(self) -> None:
         async with self._one_by_one:
             try:
-                keys, found = await asyncio.to_thread(_download, self._url)
-                self._keys = keys
-                level, state = logging.INFO, f"{len(keys)} of {found} can check tokens"
+                found = (await asyncio.to_thread(self._client.fetch_data))["keys"]
+                if not isinstance(found, list):
+                    raise TypeError("not a JWK set")
+                self._keys = [key for jwk in found if (key := _usable(jwk))]
+                level, state = logging.INFO, f"{len(self._keys)} of {len(found)} can check tokens"
             except Exception as error:  # whatever the other side sends: the old keys stay
                 # Only the kind: a message may quote the URL, with a password in it.
-                kind = getattr(error, "code", 0) or type(getattr(error, "reason", error)).__name__
+                cause = error.__cause__ or error
+                kind = getattr(cause, "code", 0) or type(getattr(cause, "reason", cause)).__name__
                 level, state = logging.WARNING, f"cannot be had ({kind})"
             if state != self._state:
                 self._state = state
                 log.log(level, "the keys at AUTH_JWKS_URL: %s", state)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Keys come from the URL that was configured, not from where it, or who poses as it, points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leave the redirect as the error that it then is."""
-
-
-_opener: Final = urllib.request.build_opener(_NoRedirect)
-
-
-def _download(url: str) -> tuple[list[jwt.PyJWK], int]:
-    """Return the keys of the set that we can use, and how many it has; blocks."""
-    # The settings let only http and https pass; urllib's own User-Agent Cloudflare turns away.
-    request = urllib.request.Request(url, headers={"User-Agent": "tasks"})  # noqa: S310
-    with _opener.open(request, timeout=_PATIENCE) as response:
-        found = json.loads(response.read(_LARGEST))["keys"]
-    if not isinstance(found, list):
-        raise TypeError("not a JWK set")
-    return [key for jwk in found if (key := _usable(jwk))], len(found)
 
 
 def _usable(jwk: Any) -> jwt.PyJWK | None:

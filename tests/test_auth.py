@@ -589,7 +589,6 @@ def test_the_service_starts_without_its_keys_and_keeps_those_it_had(user: str) -
     server.first.extend(
         [
             (200, {"Content-Type": "text/html"}, b"<!doctype html>"),
-            (200, {}, to_bytes({"keys": [EDDSA.jwk] * 20_000})),
             (302, {"Location": elsewhere}, b""),
             (500, {}, to_bytes({"keys": [EDDSA.jwk]})),
             (200, {}, to_bytes({"keys": {"kid": EDDSA.jwk}})),
