@@ -204,27 +204,30 @@ def connections(bench: Bench) -> None:
         with bench.service(name) as server:
             contender = Contender(TITLES[name], server, name)
             for think_ms, title in ((0, "no think time"), (1000, "1 request/s each")):
-                (results,) = take_turns(
+                (seen,) = take_turns(
                     bench,
                     f"1000 connections, {name}, {title}",
                     [contender],
                     ["mix"],
-                    rounds=1,
+                    rounds=1 if think_ms else bench.rounds,
                     seconds=max(10, bench.seconds) if think_ms else bench.seconds,
                     connections=1000,
                     think_ms=think_ms,
                 ).values()
-                (seen,) = results
-                p95 = f"{seen.p95:,.1f} ms" if seen.requests else "no answer"
-                counts = [str(seen.errors), str(seen.stalls)]
+                served = any(result.requests for result in seen)
+                p95 = f"{middle(seen, 'p95'):,.1f} ms" if served else "no answer"
+                counts = [str(sum(getattr(r, n) for r in seen)) for n in ("errors", "stalls")]
                 memory = sum(map(servers.resident_bytes, server.workers())) / 1e6
-                fullest = f"{max(seen.spread, default=0)}"
-                cells = [f"{seen.rate:,.0f}", p95, *counts, fullest, f"{memory:,.0f} MB"]
+                fullest = str(max(max(result.spread, default=0) for result in seen))
+                cells = [f"{middle(seen, 'rate'):,.0f}", p95, *counts, fullest, f"{memory:,.0f} MB"]
                 rows.append([f"{TITLES[name]}, {title}", *cells])
     rows.append(["*aim*, no think time", "", "< 400 ms", "0", "0", "", ""])
     rows.append(["*aim*, 1 request/s each", "", "< 50 ms", "0", "0", "", "< 220 MB"])
     head = ["", "requests/s", "p95", "errors", "stalls"]
-    text = "# 1000 connections\n\nGet, list, create and toggle, mixed evenly.\n"
+    text = (
+        "# 1000 connections\n\nGet, list, create and toggle, mixed evenly; without think time "
+        f"medians of {bench.rounds} runs of {bench.seconds} s, each with connections of its own.\n"
+    )
     report.publish(
         "connections",
         f"{text}{report.machine()}\n\n"
