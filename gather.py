@@ -127,6 +127,6 @@ class Gatherer:
 def _by_call(rows: list[tuple[Any, ...]], count: int) -> list[list[tuple[Any, ...]]]:
     """Return the rows of each call, by the number that they begin with."""
     answers: list[list[tuple[Any, ...]]] = [[] for _ in range(count)]
-    for number, *row in rows:
-        answers[number].append(tuple(row))
+    for row in rows:
+        answers[row[0]].append(row[1:])
     return answers
