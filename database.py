@@ -6,18 +6,21 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import psycopg2
 import sqlalchemy
-from sqlalchemy import ClauseElement, Connection, make_url
+from sqlalchemy import ARRAY, ClauseElement, Connection, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine
+from sqlmodel.sql.sqltypes import UTCDateTime
 
 import postgres
 import sqlite
@@ -154,19 +157,21 @@ class Database:
             for name in sql.params
         )
         columns = getattr(statement, "exported_columns", ())
-        from_sql = (
-            (
-                place,
-                column.type.dialect_impl(self._dialect).result_processor(self._dialect, _FLOAT8),
-            )
-            for place, column in enumerate(columns)
-        )
+        from_sql = ((place, self._reader(column.type)) for place, column in enumerate(columns))
         return _Compiled(
             sql.string,
             constants,
             tuple((name, convert) for name, convert in to_sql if convert),
             tuple((place, convert) for place, convert in from_sql if convert),
         )
+
+    def _reader(self, kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
+        """Return what makes Python's value of the driver's, or None where that is one already."""
+        if not self._file and isinstance(kind, UTCDateTime):
+            return _in_utc  # psycopg2 gives an instant in the time zone of the server
+        if not self._file and isinstance(kind, ARRAY):
+            return None  # psycopg2 gives a list
+        return kind.dialect_impl(self._dialect).result_processor(self._dialect, _FLOAT8)
 
     def _bring_to_head(self) -> None:
         """Upgrade the schema in one transaction, while every other process that starts up waits."""
@@ -221,6 +226,10 @@ class Database:
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).partition("\n")[0]
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment if moment is None or moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 def _converted(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
+from tests.support.postgres import Postgres
 from tests.support.service import Service
 
 PRIORITIES = ["none", "low", "medium", "high", "urgent"]
@@ -118,6 +120,24 @@ def test_a_field_comes_back_the_same_from_every_call(
     listed = client.get(tasks, params={"id": created["id"]}).json()[0]
     sent_back = client.put(f"{tasks}/{created['id']}", json=read).json()
     assert [t[field] for t in (created, patched, read, listed, sent_back)] == [expected] * 5
+
+
+def test_the_time_zone_of_the_database_shows_nowhere(own_postgres: Postgres, tasks: str) -> None:
+    url = own_postgres.create_database()
+    name = urlsplit(url).path[1:]
+    own_postgres.execute(f"ALTER DATABASE {name} SET timezone TO 'Asia/Kathmandu'")
+    with (
+        Service(DATABASE_URL=url) as service,
+        httpx2.Client(base_url=service.url, trust_env=False) as client,
+    ):
+        made = create(client, tasks, completed=True, due_date="2026-11-21T10:00:00+05:45")
+        assert client.get(f"{tasks}/{made['id']}").json() == made
+        assert client.get(tasks, params={"created_at": made["created_at"]}).json() == [made]
+    stamps = [value for name, value in made.items() if name.endswith("_at")]
+    age = [datetime.now(UTC) - datetime.fromisoformat(stamp) for stamp in stamps]
+    assert [stamp[-1] for stamp in stamps] == ["Z"] * 3
+    assert all(timedelta(0) <= each < timedelta(minutes=5) for each in age)
+    assert made["due_date"] == "2026-11-21T04:15:00.000000Z"
 
 
 def test_there_is_no_negative_zero(client: httpx2.Client, tasks: str) -> None:
