@@ -183,9 +183,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
 
 
 def _fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
-    fields = dict(zip(_FIELDS, row, strict=False))
-    fields["url"] = f"{whose.url}/{row[0]}"
-    return fields
+    return dict(zip(_FIELDS, row, strict=False), url=f"{whose.url}/{row[0]}")
 
 
 def _task(
