@@ -34,9 +34,8 @@ log = logging.getLogger("tasks")
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[:4]
-_FLOAT8: Final = (
-    701  # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about
-)
+# PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about.
+_FLOAT8: Final = 701
 _LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
 QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet

@@ -26,9 +26,8 @@ log = logging.getLogger("tasks")
 
 Rows = tuple[list[tuple[Any, ...]], int]  # the rows that came back, and how many rows were touched
 
-DEADLINE: Final = (
-    4.0  # seconds a request may wait for its statement, queueing and connecting included
-)
+# Seconds a request may wait for its statement, queueing and connecting included.
+DEADLINE: Final = 4.0
 _SMALL: Final = 4096  # bytes of a statement that libpq writes at once
 _FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
 _TICK: Final = 0.2  # seconds between two looks at the deadlines

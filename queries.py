@@ -33,9 +33,9 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import (
-    insert,
-)  # its ON CONFLICT compiles for SQLite as well
+
+# Its ON CONFLICT compiles for SQLite as well.
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeEngine

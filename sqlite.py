@@ -37,9 +37,8 @@ def connect(path: str) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(
-        "PRAGMA cache_size = -16000"
-    )  # KiB; 2 MB are few for a hundred users at once
+    # 16 MB: with the 2 that are SQLite's default, many users at once put each other's pages out.
+    connection.execute("PRAGMA cache_size = -16000")
     return connection
 
 

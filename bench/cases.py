@@ -332,7 +332,7 @@ def growth(bench: Bench) -> None:
     prepare(bench, OURS, database="large", data=LARGE)
     with bench.service(OURS) as small, bench.service(OURS, "large") as large:
         check(large, bench.postgres, "large", data=LARGE)
-        check_plans(bench.postgres, "large")
+        check_plans(bench.postgres.url("large"))
         contenders = [Contender("small", small, OURS), Contender("large", large, "large", LARGE)]
         results = take_turns(bench, "growth", contenders)
     rows = [

@@ -31,9 +31,8 @@ from schemas import (
 
 _VERSION = len(queries.ROW) - 1
 _FIELDS = tuple(column.name for column in queries.ROW[:_VERSION])
-_PRIVATE = {
-    "Cache-Control": "private, no-cache"
-}  # an answer may be kept, and asked about by its ETag
+# An answer may be kept, and asked about by its ETag.
+_PRIVATE = {"Cache-Control": "private, no-cache"}
 
 _TAG = '(W/)?"[!#-~]*"'
 _ENTITY_TAGS = WithJsonSchema(

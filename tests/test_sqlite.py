@@ -57,6 +57,24 @@ def test_a_write_that_fails_leaves_those_that_share_its_transaction(path: str) -
     asyncio.run(scenario())
 
 
+def test_a_write_that_fails_half_way_leaves_none_of_itself(path: str) -> None:
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            await insert_all(pool, "a", "b", "c")
+            rename = "UPDATE notes SET text = 'x' || (id > 1)"  # the third is as the second
+            outcomes = await asyncio.gather(
+                pool.run(INSERT, {"text": "d"}, repeatable=False),
+                pool.run(rename, {}, repeatable=False),
+                pool.run(INSERT, {"text": "e"}, repeatable=False),
+                return_exceptions=True,
+            )
+            failed = [isinstance(outcome, sqlite3.IntegrityError) for outcome in outcomes]
+            assert failed == [False, True, False]
+            assert await texts_in(pool) == list("abcde")
+
+    asyncio.run(scenario())
+
+
 def test_a_transaction_that_sqlite_gives_up_fails_for_all_and_for_the_true_reason(
     path: str,
 ) -> None:
