@@ -22,10 +22,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-import postgres
-import sqlite
+from engines import postgres, sqlite
+from engines.gather import Gatherer
 from errors import Unavailable
-from gather import Gatherer
 from models import TASK
 from queries import Query
 from settings import Settings

@@ -10,9 +10,9 @@ import psycopg2
 import pytest
 
 from bench.checks import check_plans
+from engines.gather import Gatherer
+from engines.postgres import Rows
 from errors import Unavailable
-from gather import Gatherer
-from postgres import Rows
 from tests.support.api import create
 from tests.support.load import Request, at_once
 from tests.support.postgres import Postgres

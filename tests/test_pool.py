@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg2.sql import SQL, Identifier
 
-import postgres
+from engines import postgres
+from engines.gather import Gatherer
+from engines.postgres import Pool, Rows
 from errors import Unavailable
-from gather import Gatherer
-from postgres import Pool, Rows
 from tests.support.needs import need
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres, failover_url

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import sqlite
+from engines import sqlite
+from engines.sqlite import Pool, Rows
 from errors import Unavailable
-from sqlite import Pool, Rows
 from tests.support.load import locked
 
 INSERT = "INSERT INTO notes (text) VALUES (:text) RETURNING id"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
-import sqlite
+from engines import sqlite
 from tests.conftest import KINDS
 from tests.support.api import create
 from tests.support.app import in_process

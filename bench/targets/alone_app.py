@@ -1,7 +1,7 @@
 """This service with every call in a statement of its own, to measure what sharing them brings."""
 
-import sqlite
 from database import Database
+from engines import sqlite
 
 Database._gatherer = lambda *_: None  # type: ignore[method-assign]
 sqlite._MOST = 1  # type: ignore[misc]

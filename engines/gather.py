@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg2
 from pydantic_core import to_json
 
-from postgres import Pool, Rows
+from engines.postgres import Pool, Rows
 
 MOST: Final = 30  # calls that one statement serves: with 100, p95 of 1000 clients was a third more
 IN_FLIGHT: Final = 10  # statements of one operation

@@ -1,0 +1,1 @@
+"""The two databases, each behind the same `Pool`: rows of one statement, or `Unavailable`."""
