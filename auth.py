@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fastapi import Path, Request
 
 from errors import ApiError
-from schemas import UserId
+from fields import UserId
 from settings import Settings
 
 UserInPath = Annotated[UserId, Path(description="Any text of 1 to 128 characters without `/`.")]
@@ -30,6 +30,11 @@ class Owners:
             from tokens import Tokens  # with its cryptography that is 10 MB a process
 
             self._tokens = Tokens(settings)
+
+    @property
+    def refusals(self) -> tuple[int, ...]:
+        """The statuses of a request without a good token, and of one with another user's."""
+        return (401, 403) if self._tokens else ()
 
     async def current(self, request: Request) -> Owner:
         """Return the current user: the token's, or with auth off the default one."""

@@ -8,7 +8,6 @@
 `install` hands them, and all that FastAPI and Starlette raise, to one writer.
 """
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -18,9 +17,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-log = logging.getLogger("tasks")
+from starlette.types import Receive, Scope, Send
 
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
@@ -90,11 +87,19 @@ def field_error(where: str, field: str, message: str) -> dict[str, str]:
 def from_pydantic(
     where: str, errors: Iterable[Mapping[str, Any]], name: str = ""
 ) -> list[dict[str, str]]:
-    """Return the entries for Pydantic's errors about the body, or about the parameter `name`."""
-    return [
-        field_error(where, name or ".".join(map(str, error["loc"])) or where, rule(error))
-        for error in errors
-    ]
+    """Return the entries for Pydantic's errors about body or query, or about a parameter `name`."""
+    return [_entry(where, error, name) for error in errors]
+
+
+def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
+    if where != "query" or not error["loc"]:
+        return field_error(where, name or ".".join(map(str, error["loc"])) or where, rule(error))
+    message = rule(error)
+    if error["type"] == "extra_forbidden":
+        message = "is not a parameter of this call, or another spelling of it is there too"
+    elif isinstance(error["input"], list):
+        message = "must be given only once"
+    return field_error(where, str(error["loc"][0]), message)
 
 
 def content(error: ApiError, request_id: str) -> dict[str, Any]:
@@ -139,33 +144,10 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
     return problem(request, ApiError(exc.status_code, detail))
 
 
-class Unexpected:
-    """Middleware that answers what nothing else has caught with a problem 500.
-
-    Starlette would do so outside all other middleware, where the answer gets no CORS headers and a
-    browser reports a CORS failure instead.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request (ASGI)."""
-        started = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watched_send)
-        except Exception as error:
-            if started or scope["type"] != "http":
-                raise
-            log.error("unexpected error, request %s", scope.get("request_id"), exc_info=error)
-            detail = "Something went wrong on the server; it has been logged."
-            await problem(Request(scope), ApiError(500, detail))(scope, receive, send)
+async def unexpected(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 500, which shows nothing of what went wrong (ASGI)."""
+    error = ApiError(500, "Something went wrong on the server; it has been logged.")
+    await problem(Request(scope), error)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

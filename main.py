@@ -9,11 +9,12 @@ import logging
 import multiprocessing
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from random import getrandbits
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -22,8 +23,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import docs
 import errors
+import openapi
 from auth import Owners
 from database import Database, StartupError
 from logs import Log
@@ -36,6 +37,9 @@ log = logging.getLogger("tasks")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_OPEN: Final[dict[str, Any]] = {
+    "security": []
+}  # what the document says of calls that need no token
 _EXPOSED: Final = (
     "ETag",
     "Link",
@@ -48,10 +52,16 @@ _EXPOSED: Final = (
 
 
 class Envelope:
-    """What every request gets: an id, a log line, HEAD where GET is, a path without last slash."""
+    """What every request gets: an id, a log line, HEAD where GET is, a path without last slash,
+    and a problem for an error that nothing else has caught.
 
-    def __init__(self, app: ASGIApp, lines: Log | None) -> None:
-        self.app = app
+    Starlette would answer such an error outside all middleware, where the answer gets no CORS
+    headers and a browser reports a CORS failure instead.
+    """
+
+    def __init__(self, app: ASGIApp, cors: Callable[[ASGIApp], ASGIApp], lines: Log | None) -> None:
+        self.app = cors(app)
+        self.unexpected = cors(errors.unexpected)
         self.lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +89,11 @@ class Envelope:
 
         try:
             await self.app(inner, receive, send_with_id)
+        except Exception as error:
+            if status:
+                raise
+            log.error("unexpected error, request %s", request_id, exc_info=error)
+            await self.unexpected(inner, receive, send_with_id)
         finally:
             if self.lines:
                 spent = perf_counter() - started
@@ -119,9 +134,18 @@ def create_app(settings: Settings) -> FastAPI:
         await owners.close()
         await database.close()
 
+    cors = partial(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_origin_regex=None if settings.origins else _THIS_MACHINE,
+        allow_methods=_METHODS,
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+        max_age=7200,
+    )
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     app = FastAPIOffline(
-        **docs.ABOUT,
+        **openapi.ABOUT,
         lifespan=lifespan,
         telemetry={
             "auto_configure": telemetry,
@@ -130,40 +154,27 @@ def create_app(settings: Settings) -> FastAPI:
             "logs": telemetry,
         },
         redirect_slashes=False,
-        middleware=[
-            Middleware(Envelope, lines=lines),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.origins,
-                allow_origin_regex=None if settings.origins else _THIS_MACHINE,
-                allow_methods=_METHODS,
-                allow_headers=("*",),
-                expose_headers=_EXPOSED,
-                max_age=7200,
-            ),
-            Middleware(errors.Unexpected),
+        middleware=[Middleware(Envelope, cors=cors, lines=lines)],
+        routes=[  # not include_router, which matches every request twice
+            *build_router(database, owners.named, "/api/{user_id}/tasks", owners.refusals).routes,
+            *build_router(database, owners.current, "/api/tasks", owners.refusals[:1]).routes,
         ],
     )
     errors.install(app)
-    # Not include_router, which matches every request twice; and before what is asked for less.
-    app.router.routes[:0] = [
-        *build_router(database, owners.named, prefix="/api/{user_id}/tasks").routes,
-        *build_router(database, owners.current, prefix="/api/tasks").routes,
-    ]
 
-    @app.get("/health", tags=["service"])
+    @app.get("/health", tags=["service"], openapi_extra=_OPEN)
     async def get_health() -> Health:
         """The process is up; nothing else is asked."""
         return Health(status="ok")
 
-    @app.get("/ready", tags=["service"])
+    @app.get("/ready", tags=["service"], openapi_extra=_OPEN, responses=openapi.refusals(503))
     async def get_readiness() -> Health:
         """The database answers and its schema is current."""
         if not await database.is_current():
             raise errors.Unavailable("The database does not have this version's schema.")
         return Health(status="ok")
 
-    docs.install(app, auth_on=settings.auth_on)
+    openapi.install(app, auth_on=settings.auth_on)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
@@ -191,7 +202,7 @@ def _welcome(settings: Settings, database: Database) -> list[str]:
         f"pages of {origins} may call"
         if origins
         else "pages of localhost and 127.0.0.1 may call; for others set CORS_ORIGINS",
-        f"try it at {docs.address()}",
+        f"try it at {openapi.address()}",
     ]
 
 

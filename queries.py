@@ -41,9 +41,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from filters import MAX_PAGE, TaskFilter
-from models import PRIORITIES, TASK, TextList
-from schemas import TaskCreate, TaskUpdate, timestamp
+from fields import timestamp
+from models import TASK, TextList
+from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
 
 Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
 
@@ -212,18 +212,19 @@ def _new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
 
 # ---- many tasks
 
-# Of a filter, all but its values: (field, operator).
+# Of a filter, all but its values: (column, operator).
 Shape = tuple[tuple[str, str], ...]
 
 
-def list_tasks(owner: str, wanted: TaskFilter) -> Query:
+def list_tasks(owner: str, wanted: TaskQuery) -> Query:
     """One page of tasks, each row followed by how many match in all.
 
     Past the last page there is one row, of nulls and that count.
     """
     statement = _list(_shape(wanted), wanted.sort, wanted.offset > 0)
     page = {"limit": wanted.limit, "offset": wanted.offset}
-    many = _list_many if wanted == TaskFilter() else None
+    narrowed = wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE
+    many = None if narrowed else _list_many
     return Query(statement, _values(owner, wanted) | page, repeatable=True, many=many)
 
 
@@ -297,17 +298,14 @@ def _order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
 
 
 def _shape(wanted: TaskFilter) -> Shape:
-    return tuple((field, operator) for field, operator, _ in wanted.conditions)
+    return tuple((column, operator) for column, operator, _ in wanted.conditions)
 
 
 def _values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
     values: dict[str, Any] = {"owner": owner}
-    if any(condition.field == "overdue" for condition in wanted.conditions):
+    if any(condition.column == "overdue" for condition in wanted.conditions):
         values |= _present()
-    for place, (field, operator, value) in enumerate(wanted.conditions):
-        ranks = field == "priority" and operator == "in"
-        values[f"p{place}"] = [PRIORITIES.index(name) for name in value] if ranks else value
-    return values
+    return values | {f"p{place}": each.value for place, each in enumerate(wanted.conditions)}
 
 
 def _present() -> dict[str, str]:

@@ -1,155 +1,46 @@
-"""What comes in and goes out: the types of the API, each rule stated once.
+"""What comes in and goes out: bodies, query strings and answers. Rules of fields: `fields.py`.
 
-Bodies are strict: a JSON boolean is a boolean and nothing else is. Queries arrive as text and are
-read by `TaskFilter.parse`.
+Bodies are strict: a JSON boolean is a boolean and nothing else is. Query strings are models like
+the bodies; their values arrive as text.
 """
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Annotated, Any, Final, Literal
+from datetime import date, datetime
+from functools import cached_property
+from itertools import zip_longest
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     AnyUrl,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
+    ValidationInfo,
     WithJsonSchema,
+    create_model,
+    field_validator,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import PydanticCustomError, core_schema
 
-from models import Priority
-
-MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
-# path that is not UTF-8 decodes to: two such users would be one.
-_USER_ID = re.compile(r"(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_INSTANT = re.compile(  # RFC 3339 section 5.6
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
-    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+from fields import (
+    DAY,
+    MAX_ID,
+    Description,
+    DueDate,
+    Order,
+    Tag,
+    Tags,
+    TaskId,
+    Title,
+    Whole,
+    broken,
 )
+from models import PRIORITIES, Priority
 
-
-def _broken(rule: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", "{rule}", {"rule": rule})
-
-
-def timestamp(moment: datetime) -> str:
-    """Return an instant as RFC 3339 text in UTC, to the microsecond, ending in Z."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-@dataclass(frozen=True)
-class Characters:
-    """Says of a string how many characters it has; NUL is refused, since PostgreSQL lacks it."""
-
-    most: int
-    least: int = 0
-    trimmed: bool = False
-
-    def check(self, value: str) -> str:
-        """Return the value, trimmed if that is asked for, or raise the rule that it breaks."""
-        value = value.strip() if self.trimmed else value
-        if not self.least <= len(value) <= self.most:
-            bounds = f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
-            raise _broken(f"must be {bounds} characters")
-        if _UNSTORABLE.search(value):
-            raise _broken("must not hold a NUL character or a lone surrogate")
-        return value
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
-        # Something must be left of what is trimmed.
-        pattern = r"^[^\x00]*[^\x00\s][^\x00]*$" if self.trimmed else r"^[^\x00]*$"
-        return handler(schema) | bounds | {"pattern": pattern}
-
-
-def _user_id(value: str) -> str:
-    if not _USER_ID.fullmatch(value):
-        raise _broken("must be 1 to 128 characters without / and controls, and not tasks, . or ..")
-    return value
-
-
-def _due_date(value: str) -> str | None:
-    try:
-        if not value:
-            return None
-        if _DAY.fullmatch(value):
-            return date.fromisoformat(value).isoformat()
-        if _INSTANT.fullmatch(value):
-            return timestamp(datetime.fromisoformat(value.upper()))
-    except (ValueError, OverflowError):
-        pass
-    raise _broken(
-        "must be a day (2026-11-21) or a timestamp with a UTC offset (2026-11-21T10:00:00Z)"
-    )
-
-
-def _distinct(tags: list[str]) -> list[str]:
-    if len(set(tags)) < len(tags):
-        raise _broken("must not repeat a tag")
-    return tags
-
-
-UserId = Annotated[
-    str,
-    AfterValidator(_user_id),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 128,
-            "pattern": r"^(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
-        }
-    ),
-]
-TaskId = Annotated[int, Field(ge=1, le=MAX_ID)]
-Title = Annotated[str, Characters(200, 1, trimmed=True)]
-Description = Annotated[str, Characters(10_000)]
-Tag = Annotated[str, Characters(50, 1, trimmed=True)]
-Tags = Annotated[
-    list[Tag],
-    Field(max_length=20, json_schema_extra={"uniqueItems": True}),
-    AfterValidator(_distinct),
-]
-DueDate = Annotated[
-    str,
-    AfterValidator(_due_date),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "format": "date"},
-                {"type": "string", "format": "date-time"},
-                {"type": "string", "maxLength": 0},
-            ]
-        }
-    ),
-]
-# Adding 0.0 turns the -0.0 that only one of the databases would keep into 0.0.
-Order = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda order: order + 0.0)]
-
-
-def _idempotency_key(value: str) -> str:
-    if not re.fullmatch("[!-~]{1,255}", value):
-        raise _broken("must be 1 to 255 visible ASCII characters")
-    return value
-
-
-IdempotencyKey = Annotated[str, AfterValidator(_idempotency_key)]
 READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_at", "updated_at"})
 
 
@@ -244,6 +135,307 @@ class Task(BaseModel):
     order: float | None = Field(description="A number for your own order, as of drag and drop.")
     created_at: datetime = Field(description="Set by the server.")
     updated_at: datetime = Field(description="Set by the server.")
+
+
+# ---- query strings: which tasks, in which order, which page (contract section 3)
+
+MAX_PAGE: Final = 1000
+_MOST_FILTERS: Final = 30
+_MOST_SORT_KEYS: Final = 8
+_SORT_ALIASES: Final = {"created": "created_at", "updated": "updated_at"}
+_NOT_GIVEN: Final[Any] = None
+_ANY: Final = object()  # the value of a filter that lets everything through
+
+
+class Condition(NamedTuple):
+    """`column operator value`; the operators are `eq ne lt gt gte lte like in`.
+
+    The column may also be `text` (title or description) or `overdue`. With `in`, and for `tags`
+    with `eq` (has all of them) and `ne`, the value is a list.
+    """
+
+    column: str
+    operator: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Where:
+    """Says which condition a parameter stands for."""
+
+    column: str
+    operator: str
+
+
+def _due_from(value: str | None) -> str:
+    if value is None:
+        raise broken("must be a day or a timestamp")
+    return value
+
+
+def _due_until(value: str | None) -> str:
+    """Return what sorts after all of a day, where the bound is a day."""
+    bound = _due_from(value)
+    return bound + "~" if DAY.fullmatch(bound) else bound
+
+
+def _at(day_from: str) -> AfterValidator:
+    """Read an instant; a day stands for its time `day_from`, or for none if that is empty."""
+
+    def read(value: str | None) -> datetime | None:
+        if day_from and value is None:
+            raise broken("must not be empty")
+        if value and DAY.fullmatch(value):
+            if not day_from:
+                raise broken("must be a timestamp with a UTC offset")
+            value += day_from
+        return datetime.fromisoformat(value) if value else None
+
+    return AfterValidator(read)
+
+
+def _ranks(names: list[str]) -> list[int]:
+    return [PRIORITIES.index(name) for name in names]
+
+
+def _number(value: str) -> str:
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
+        raise broken("must be a number")
+    return value
+
+
+_AsList = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+_Flag = Annotated[
+    Literal["true", "false"],
+    AfterValidator(lambda value: value == "true"),
+    WithJsonSchema({"type": "boolean"}),
+]
+_Folded = Annotated[Description, AfterValidator(str.casefold)]
+_OneTag = Annotated[Tag, AfterValidator(lambda tag: [tag])]
+_Number = Annotated[Order, BeforeValidator(_number)]
+_DueFrom = Annotated[DueDate, AfterValidator(_due_from)]
+_DueUntil = Annotated[DueDate, AfterValidator(_due_until)]
+_PriorityLike = Annotated[
+    Description,
+    AfterValidator(lambda part: _ranks([name for name in PRIORITIES if part in name])),
+]
+_Moment = (
+    Annotated[DueDate, _at("")],
+    Annotated[DueDate, _at("T00:00:00.000000Z")],
+    Annotated[DueDate, _at("T23:59:59.999999Z")],
+    Description,
+)
+
+# How the text of `FIELD` and `FIELD_ne`, `FIELD_gte`, `FIELD_lte` and `FIELD_like` is read.
+FIELDS: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
+    "id": (TaskId, TaskId, TaskId, Description),
+    "user_id": (Description, Description, Description, Description),
+    "title": (Description, _Folded, _Folded, _Folded),
+    "description": (Description, _Folded, _Folded, _Folded),
+    "completed": (_Flag, _Flag, _Flag, None),
+    "completed_at": _Moment,
+    "priority": (Priority, Priority, Priority, _PriorityLike),
+    "due_date": (DueDate, _DueFrom, _DueUntil, Description),
+    "tags": (_OneTag, None, None, Description),
+    "order": (_Number, _Number, _Number, None),
+    "created_at": _Moment,
+    "updated_at": _Moment,
+}
+_MEANING_MORE: Final = ("id", "priority", "order")  # declared below
+SORTABLE: Final = tuple(field for field in FIELDS if field != "tags")
+
+
+def _field_filters() -> dict[str, Any]:
+    """Return the parameters that json-server makes of every field: `title_like`, `order_gte` …"""
+    parameters: dict[str, Any] = {}
+    for field, (exact, least, most, like) in FIELDS.items():
+        for suffix, operator, kind in (
+            ("", "eq", exact),
+            ("_ne", "ne", exact),
+            ("_gte", "gte", least),
+            ("_lte", "lte", most),
+            ("_like", "like", like),
+        ):
+            where = Where(field, operator)
+            if kind is _Folded:
+                where = Where(field + "_folded", operator)
+            elif kind is _PriorityLike:
+                where = Where(field, "in")
+            if kind is not None and field + suffix not in _MEANING_MORE:
+                parameters[field + suffix] = (Annotated[kind, where], None)
+    return parameters
+
+
+_ByField: Any = create_model("_ByField", __config__=ConfigDict(extra="forbid"), **_field_filters())
+
+
+# Taken, but only named in the document: 65 parameters on one call help nobody.
+UNDOCUMENTED: Final = frozenset(_ByField.model_fields) | {"_order", "_end", "_page"}
+
+
+class TaskFilter(_ByField):
+    """Which tasks: all that is given must hold. What is not declared is refused: a misspelt filter
+    on a bulk delete must not match everything.
+    """
+
+    status: Annotated[
+        Literal["all", "pending", "completed"],
+        AfterValidator({"all": _ANY, "pending": False, "completed": True}.get),
+        Where("completed", "eq"),
+    ] = Field("all", description="Whether completed.")
+    q: Annotated[_Folded, AfterValidator(lambda text: text or _ANY), Where("text", "like")] = Field(
+        "",
+        validation_alias=AliasChoices("q", "search"),
+        description="Text in title or description, in upper or lower case.",
+    )
+    priority: Annotated[
+        list[Priority], _AsList, AfterValidator(_ranks), Where("priority", "in")
+    ] = Field([], description="Repeat it for any of several.")
+    tag: Annotated[list[Tag], _AsList, Field(max_length=20), Where("tags", "eq")] = Field(
+        [], description="Repeat it for tasks that have all of several."
+    )
+    overdue: Annotated[_Flag, Where("overdue", "eq")] = Field(
+        _NOT_GIVEN, description="Due before now and not completed; a day is over at its end in UTC."
+    )
+    due_before: Annotated[_DueFrom, Where("due_date", "lt")] = Field(
+        _NOT_GIVEN, description="Due before this day or instant."
+    )
+    due_after: Annotated[_DueUntil, Where("due_date", "gt")] = Field(
+        _NOT_GIVEN, description="Due after this day or instant."
+    )
+    id: Annotated[list[TaskId], _AsList, Field(max_length=MAX_PAGE), Where("id", "in")] = Field(
+        [], description="Repeat it for several tasks."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_many(cls, given: Any) -> Any:
+        if len(given) > _MOST_FILTERS:
+            raise broken(f"must not have more than {_MOST_FILTERS} parameters")
+        return given
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What must hold, in one order whatever the order in the query string: a shape is built
+        once.
+        """
+        found = [
+            Condition(where.column, where.operator, getattr(self, name))
+            for name in self.model_fields_set
+            for where in type(self).model_fields[name].metadata
+            if isinstance(where, Where)
+        ]
+        return tuple(sorted((each for each in found if each.value is not _ANY), key=_shape_of))
+
+
+def _shape_of(condition: Condition) -> tuple[str, str]:
+    return condition.column, condition.operator
+
+
+class BulkFilter(TaskFilter):
+    """Which tasks a bulk call changes. An empty value is refused: it is a form left blank."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise broken("must not be empty")
+        return value
+
+
+def _once(text: Any) -> str:
+    if not isinstance(text, str):
+        raise broken("must be given only once")
+    return text
+
+
+def _sort_keys(text: Any) -> tuple[str, ...]:
+    keys: list[str] = []
+    for key in map(str.strip, _once(text).split(",") if text else ()):
+        field = key.removeprefix("-")
+        field = _SORT_ALIASES.get(field, field)
+        if field not in SORTABLE or len(keys) == _MOST_SORT_KEYS:
+            raise broken(
+                f"must be a comma list of at most {_MOST_SORT_KEYS} of {', '.join(SORTABLE)}"
+            )
+        keys.append("-" * key.startswith("-") + field)
+    return tuple(keys)
+
+
+def _descending(text: Any) -> tuple[bool, ...]:
+    orders = [order.strip().lower() for order in _once(text).split(",")]
+    if not {"asc", "desc"}.issuperset(orders):
+        raise broken("must be asc or desc, or a comma list of them")
+    return tuple(order == "desc" for order in orders)
+
+
+_SORT_KEY: Final = f"-?({'|'.join(SORTABLE)})"
+PAGING: Final = ("limit", "offset", "_limit", "_start", "_end", "_page")
+
+
+class TaskQuery(TaskFilter):
+    """Which tasks, in which order (descending with a leading `-`), and which page of them."""
+
+    sort: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_sort_keys),
+        WithJsonSchema({"type": "string", "pattern": f"^({_SORT_KEY}(,{_SORT_KEY})*)?$"}),
+    ] = Field(
+        (),
+        validation_alias=AliasChoices("sort", "_sort", "sort_by"),
+        description="Comma list of fields, `-` for descending: `-priority,due_date`. Without it "
+        "the newest come first. Nulls are last both ways; titles sort case-folded; equals go by "
+        "`id` in the direction of the last field; a day goes before the instants of that day.",
+    )
+    direction: Annotated[tuple[bool, ...], BeforeValidator(_descending)] = Field(
+        (), validation_alias=AliasChoices("_order", "order")
+    )
+    limit: Annotated[Whole, Field(ge=1, le=MAX_PAGE)] = Field(
+        _NOT_GIVEN,
+        validation_alias=AliasChoices("limit", "_limit"),
+        description=f"How many at most; {MAX_PAGE} when not given.",
+    )
+    offset: Annotated[Whole, Field(ge=0, le=MAX_ID)] = Field(
+        _NOT_GIVEN,
+        validation_alias=AliasChoices("offset", "_start"),
+        description="How many to skip.",
+    )
+    end: Annotated[Whole, Field(ge=1, le=MAX_ID)] = Field(_NOT_GIVEN, alias="_end")
+    page: Annotated[Whole, Field(ge=1, le=MAX_ID // MAX_PAGE)] = Field(_NOT_GIVEN, alias="_page")
+
+    @field_validator("end")
+    @classmethod
+    def _end_after_start(cls, end: int, info: ValidationInfo) -> int:
+        start = info.data.get("offset") or 0
+        if info.data.get("limit") or not start < end <= start + MAX_PAGE:
+            raise broken(f"must be 1 to {MAX_PAGE} more than _start, and without a limit")
+        return end
+
+    @field_validator("page")
+    @classmethod
+    def _page_alone(cls, page: int, info: ValidationInfo) -> int:
+        if info.data.get("offset") is not None or info.data.get("end") is not None:
+            raise broken("must not come with an offset")
+        return page
+
+    @model_validator(mode="after")
+    def _in_one_dialect(self) -> Self:
+        """Say in `sort`, `limit` and `offset` what json-server says otherwise."""
+        # A direction without a key turns the default order.
+        keys = self.sort or ("created_at",) * bool(self.direction)
+        ordered: dict[str, str] = {}  # a field that comes again orders nothing any more
+        turned = self.direction[: len(keys)]
+        for key, turn in zip_longest(keys, turned, fillvalue=False):
+            field = str(key).removeprefix("-")
+            ordered.setdefault(field, "-" * (str(key).startswith("-") != turn) + field)
+        self.sort = tuple(ordered.values())
+        start = self.offset or 0
+        self.limit = self.end - start if self.end else self.limit or MAX_PAGE
+        self.offset = (self.page - 1) * self.limit if self.page else start
+        return self
+
+
+# ---- answers
 
 
 class Stats(BaseModel):

@@ -23,7 +23,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from errors import rule
-from schemas import UserId
+from fields import UserId
 
 _ORIGIN = re.compile(r"https?://[^/?#\s,]+")
 

@@ -19,7 +19,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 from pydantic import TypeAdapter, ValidationError
 
 from errors import ApiError, Unavailable
-from schemas import UserId
+from fields import UserId
 from settings import Settings
 
 log = logging.getLogger("tasks")

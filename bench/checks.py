@@ -12,8 +12,7 @@ import queries
 from bench.load import Data
 from bench.postgres import Postgres
 from bench.servers import Server
-from filters import EVERYTHING
-from schemas import TaskUpdate
+from schemas import TaskQuery, TaskUpdate
 
 FIELDS = {
     "id",
@@ -111,7 +110,7 @@ def check_plans(url: str) -> None:
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         for query in (
             queries.read_task("user-7", 7),
-            queries.list_tasks("user-7", EVERYTHING),
+            queries.list_tasks("user-7", TaskQuery()),
             queries.toggle_task("user-7", 7),
             queries.update_task("user-7", 7, TaskUpdate(completed=True)),
         ):

@@ -1,10 +1,10 @@
 """The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from pydantic import WithJsonSchema
 from pydantic_core import to_json
 
@@ -12,19 +12,21 @@ import queries
 from auth import Owner
 from database import Database
 from errors import ApiError, InvalidInput, field_error
-from filters import PAGING, TaskFilter
-from queries import Query, Versions
+from fields import IdempotencyKey, TaskId
+from openapi import headers, operation_id, refusals
+from queries import Versions
 from routes.etags import allowed_versions, body_etag, not_modified, task_etag
 from routes.route import TaskRoute
 from schemas import (
+    PAGING,
+    BulkFilter,
     Completion,
     Deleted,
-    IdempotencyKey,
-    Problem,
     Stats,
     Task,
     TaskCreate,
-    TaskId,
+    TaskFilter,
+    TaskQuery,
     TaskUpdate,
     Updated,
 )
@@ -49,6 +51,9 @@ IfNoneMatch = Annotated[
     _ENTITY_TAGS,
     Header(alias="If-None-Match", description="The `ETag` of what you have; 304 if still good."),
 ]
+Wanted = Annotated[TaskQuery, Query()]
+Matching = Annotated[BulkFilter, Query()]
+Counted = Annotated[TaskFilter, Query()]
 Key = Annotated[
     IdempotencyKey | None,
     WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
@@ -59,35 +64,52 @@ Key = Annotated[
     ),
 ]
 
+# What calls of one kind answer beside their success.
+NOT_MODIFIED = refusals(304)
+BAD_BODY = refusals(400, 413, 415)
+CHANGED = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
 
-def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) -> APIRouter:
-    """Return the routes of one mount; `owner` is the dependency that says whose tasks it has."""
+
+def build_router(
+    database: Database, owner: Callable[..., Any], prefix: str, refused: Sequence[int]
+) -> APIRouter:
+    """Return the routes of one mount.
+
+    `owner` is the dependency that says whose tasks it has; it answers with the statuses `refused`.
+    """
     router = APIRouter(
         prefix=prefix,
         route_class=TaskRoute,
         tags=["user tasks" if "{user_id}" in prefix else "tasks"],
-        responses={422: {"model": Problem}},
+        responses=refusals(*refused, 422, 500, 503),
+        generate_unique_id_function=operation_id,
     )
     Whose = Annotated[Owner, Depends(owner)]  # noqa: N806
 
-    @router.get("", response_model=list[Task], response_description="One page of tasks.")
+    @router.get(
+        "",
+        response_model=list[Task],
+        response_description="One page of tasks.",
+        responses={200: headers("ETag", "Link", "X-Total-Count"), **NOT_MODIFIED},
+    )
     async def list_tasks(
-        request: Request, whose: Whose, if_none_match: IfNoneMatch = None
+        request: Request, whose: Whose, wanted: Wanted, if_none_match: IfNoneMatch = None
     ) -> Response:
-        """Filters narrow the list; all of them must hold.
-
-        json-server's other names work too: `search` for `q`; `_sort` or `sort_by` with `_order` or
-        `order` for `sort`; `_start`, `_end`, `_limit` and `_page` for `limit` and `offset`.
-        """
-        query = request.scope["query_string"].decode("utf-8", "replace")
-        wanted = TaskFilter.parse(query)
+        """Filters narrow the list; all of them must hold."""
         rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
         total = rows[0][-1] if rows else 0
         body = to_json([_fields(row, whose) for row in rows if row[0] is not None])
-        headers = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, total)}
-        return _answer(body, headers, body_etag(body, str(total)), if_none_match)
+        links = _links(whose.url, request.scope["query_string"], wanted, total)
+        found = {"X-Total-Count": str(total), **links}
+        return _answer(body, found, body_etag(body, str(total)), if_none_match)
 
-    @router.post("", status_code=201, response_model=Task, response_description="The new task.")
+    @router.post(
+        "",
+        status_code=201,
+        response_model=Task,
+        response_description="The new task.",
+        responses={201: headers("ETag", "Location", "Idempotency-Replayed"), **BAD_BODY},
+    )
     async def create_task(whose: Whose, new: TaskCreate, idempotency_key: Key = None) -> Response:
         """Only the title is required."""
         rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
@@ -102,36 +124,39 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
             row, whose, status=201, headers={"Location": f"{whose.url}/{row[0]}", **replayed}
         )
 
-    @router.patch("", response_model=Updated)
-    async def update_matching_tasks(request: Request, whose: Whose, change: TaskUpdate) -> Response:
+    @router.patch("", response_model=Updated, responses=BAD_BODY)
+    async def update_matching_tasks(whose: Whose, wanted: Matching, change: TaskUpdate) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        wanted = _bulk_filter(request)
         _, count = await database.run(queries.update_tasks(whose.user_id, wanted, change))
         return _json({"updated": count})
 
     @router.delete("", response_model=Deleted)
-    async def delete_matching_tasks(request: Request, whose: Whose) -> Response:
+    async def delete_matching_tasks(whose: Whose, wanted: Matching) -> Response:
         """Deletes every task that the filters match, at once; without a filter, all."""
-        _, count = await database.run(queries.delete_tasks(whose.user_id, _bulk_filter(request)))
+        _, count = await database.run(queries.delete_tasks(whose.user_id, wanted))
         return _json({"deleted": count})
 
-    @router.get("/stats", response_model=Stats)
+    @router.get("/stats", response_model=Stats, responses={200: headers("ETag"), **NOT_MODIFIED})
     async def get_task_stats(
-        request: Request, whose: Whose, if_none_match: IfNoneMatch = None
+        whose: Whose, wanted: Counted, if_none_match: IfNoneMatch = None
     ) -> Response:
         """Counts the tasks that the filters match."""
-        rows, _ = await database.run(queries.count_tasks(whose.user_id, _bulk_filter(request)))
+        rows, _ = await database.run(queries.count_tasks(whose.user_id, wanted))
         body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
         return _answer(body, {}, body_etag(body), if_none_match)
 
-    @router.get("/{id:id}", response_model=Task)
+    @router.get(
+        "/{id:id}",
+        response_model=Task,
+        responses={200: headers("ETag"), **NOT_MODIFIED, **refusals(404)},
+    )
     async def get_task(whose: Whose, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
         """The task as it is now."""
         row = await _one(queries.read_task(whose.user_id, task_id), whose, task_id)
         return _task(row, whose, if_none_match=if_none_match)
 
-    @router.put("/{id:id}", response_model=Task, name="put_task")
-    @router.patch("/{id:id}", response_model=Task)
+    @router.put("/{id:id}", response_model=Task, responses=CHANGED, name="put_task")
+    @router.patch("/{id:id}", response_model=Task, responses=CHANGED)
     async def update_task(
         whose: Whose, task_id: Id, change: TaskUpdate, if_match: IfMatch = None
     ) -> Response:
@@ -143,7 +168,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.patch("/{id:id}/complete", response_model=Task)
+    @router.patch("/{id:id}/complete", response_model=Task, responses=CHANGED)
     async def complete_task(
         whose: Whose,
         task_id: Id,
@@ -159,7 +184,12 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
             query = queries.update_task(whose.user_id, task_id, change, versions)
         return _task(await _one(query, whose, task_id, versions), whose)
 
-    @router.delete("/{id:id}", response_model=Task, response_description="The task as it last was.")
+    @router.delete(
+        "/{id:id}",
+        response_model=Task,
+        response_description="The task as it last was.",
+        responses=refusals(404, 412),
+    )
     async def delete_task(whose: Whose, task_id: Id, if_match: IfMatch = None) -> Response:
         """To undo, create it again from the answer."""
         versions = allowed_versions(if_match, task_id)
@@ -168,7 +198,7 @@ def build_router(database: Database, owner: Callable[..., Any], *, prefix: str) 
         return _json(_fields(row, whose))
 
     async def _one(
-        query: Query, whose: Owner, task_id: int, versions: Versions = None
+        query: queries.Query, whose: Owner, task_id: int, versions: Versions = None
     ) -> tuple[Any, ...]:
         """Return the one row; without it only a conditional request asks again: 404 or 412?"""
         rows, _ = await database.run(query)
@@ -210,11 +240,7 @@ def _json(content: dict[str, Any]) -> Response:
     return Response(to_json(content), media_type="application/json")
 
 
-def _bulk_filter(request: Request) -> TaskFilter:
-    return TaskFilter.parse(request.scope["query_string"].decode("utf-8", "replace"), paged=False)
-
-
-def _links(url: str, query: str, wanted: TaskFilter, total: int) -> dict[str, str]:
+def _links(url: str, query: bytes, wanted: TaskQuery, total: int) -> dict[str, str]:
     """Return the `Link` header (RFC 8288) to the pages beside this one."""
     offsets = {}
     if wanted.offset + wanted.limit < total:
@@ -223,7 +249,8 @@ def _links(url: str, query: str, wanted: TaskFilter, total: int) -> dict[str, st
         offsets["prev"] = max(0, wanted.offset - wanted.limit)
     if not offsets:
         return {}
-    kept = [(name, value) for name, value in parse_qsl(query, True) if name not in PAGING]
+    given = parse_qsl(query.decode(), keep_blank_values=True)
+    kept = [(name, value) for name, value in given if name not in PAGING]
     pages = {
         relation: urlencode([*kept, ("limit", wanted.limit), ("offset", offset)])
         for relation, offset in offsets.items()

@@ -1,0 +1,156 @@
+"""What a value may be: the type of every field of a task, each rule stated once.
+
+The same types serve bodies, paths, query strings and settings.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError, core_schema
+
+MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
+# path that is not UTF-8 decodes to: two such users would be one.
+_USER_ID = re.compile(r"(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_INSTANT = re.compile(  # RFC 3339 section 5.6
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
+
+
+def broken(rule: str) -> PydanticCustomError:
+    """Return the error that says which rule a value breaks: "must be …"."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule})
+
+
+def timestamp(moment: datetime) -> str:
+    """Return an instant as RFC 3339 text in UTC, to the microsecond, ending in Z."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Says of a string how many characters it has; NUL is refused, since PostgreSQL lacks it."""
+
+    most: int
+    least: int = 0
+    trimmed: bool = False
+
+    def check(self, value: str) -> str:
+        """Return the value, trimmed if that is asked for, or raise the rule that it breaks."""
+        value = value.strip() if self.trimmed else value
+        if not self.least <= len(value) <= self.most:
+            bounds = f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
+            raise broken(f"must be {bounds} characters")
+        if _UNSTORABLE.search(value):
+            raise broken("must not hold a NUL character or a lone surrogate")
+        return value
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
+        # Something must be left of what is trimmed.
+        pattern = r"^[^\x00]*[^\x00\s][^\x00]*$" if self.trimmed else r"^[^\x00]*$"
+        return handler(schema) | bounds | {"pattern": pattern}
+
+
+def _user_id(value: str) -> str:
+    if not _USER_ID.fullmatch(value):
+        raise broken("must be 1 to 128 characters without / and controls, and not tasks, . or ..")
+    return value
+
+
+def _due_date(value: str) -> str | None:
+    try:
+        if not value:
+            return None
+        if DAY.fullmatch(value):
+            return date.fromisoformat(value).isoformat()
+        if _INSTANT.fullmatch(value):
+            return timestamp(datetime.fromisoformat(value.upper()))
+    except (ValueError, OverflowError):
+        pass
+    raise broken(
+        "must be a day (2026-11-21) or a timestamp with a UTC offset (2026-11-21T10:00:00Z)"
+    )
+
+
+def _distinct(tags: list[str]) -> list[str]:
+    if len(set(tags)) < len(tags):
+        raise broken("must not repeat a tag")
+    return tags
+
+
+UserId = Annotated[
+    str,
+    AfterValidator(_user_id),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 128,
+            "pattern": r"^(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
+        }
+    ),
+]
+
+
+def _plain_decimal(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch("0|[1-9][0-9]{0,15}", value):
+        raise broken("must be a whole number in plain digits")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_plain_decimal)]
+TaskId = Annotated[Whole, Field(ge=1, le=MAX_ID)]
+Title = Annotated[str, Characters(200, 1, trimmed=True)]
+Description = Annotated[str, Characters(10_000)]
+Tag = Annotated[str, Characters(50, 1, trimmed=True)]
+Tags = Annotated[
+    list[Tag],
+    Field(max_length=20, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_distinct),
+]
+DueDate = Annotated[
+    str,
+    AfterValidator(_due_date),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date"},
+                {"type": "string", "format": "date-time"},
+                {"type": "string", "maxLength": 0},
+            ]
+        }
+    ),
+]
+# Adding 0.0 turns the -0.0 that only one of the databases would keep into 0.0.
+Order = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda order: order + 0.0)]
+
+
+def _idempotency_key(value: str) -> str:
+    if not re.fullmatch("[!-~]{1,255}", value):
+        raise broken("must be 1 to 255 visible ASCII characters")
+    return value
+
+
+IdempotencyKey = Annotated[str, AfterValidator(_idempotency_key)]

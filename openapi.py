@@ -1,0 +1,215 @@
+"""The OpenAPI document behind the page at `/docs`: what FastAPI cannot say of the code by itself.
+
+Routes declare what they answer: `responses=refusals(404, 412)`, `headers("ETag")`. What those names
+stand for is here, and what holds for every call. Nothing of it happens in a request.
+"""
+
+import json
+import sys
+from functools import cache
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from errors import ApiError, InvalidInput, Unavailable, content, field_error, title
+from schemas import UNDOCUMENTED, Problem
+
+Json = dict[str, Any]
+
+_DESCRIPTION: Final = """\
+Tasks at two addresses that behave the same: `/api/tasks` has those of the current user,
+`/api/{user_id}/tasks` those of the user in the path.
+
+- Paths work with and without a last slash; HEAD works wherever GET does.
+- An error is always a `Problem` (`application/problem+json`, RFC 9457): show its `detail`. So is
+  the 404 of an unknown path, and the 405, with `Allow`, of a method that a path does not have.
+- Every answer carries `X-Request-ID`; send one, and it is taken over.
+- Timestamps are RFC 3339 in UTC and end in `Z`.
+- Unknown body fields and query parameters are refused with 422: a misspelt one does no harm.
+- Lists also take, for every field of a task, `FIELD`, `FIELD_gte`, `_lte`, `_ne` and `_like`, and
+  json-server's `_sort`, `_order`, `_start`, `_end`, `_limit`, `_page` and `search`."""
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name that generated clients give a call: `listTasks`, `listUserTasks`."""
+    name = route.name.title().replace("_", "")
+    if "{user_id" in route.path:
+        name = name.replace("Task", "UserTask")
+    return name[0].lower() + name[1:]
+
+
+# What the app is made with.
+ABOUT: Final[Json] = {
+    "title": "Tasks",
+    "version": "1.0.0",
+    "description": _DESCRIPTION,
+    "contact": {"name": "Whoever runs this service"},
+    "generate_unique_id_function": operation_id,
+    "license_info": {"name": "MIT", "identifier": "MIT"},
+    "servers": [{"url": "/", "description": "This service"}],
+    "openapi_tags": [
+        {
+            "name": "tasks",
+            "description": "The tasks of the current user: of the token's `sub` when auth is on, "
+            "else of `DEFAULT_USER_ID`.",
+        },
+        {"name": "user tasks", "description": "The tasks of the user in the path."},
+        {"name": "service", "description": "Whether the service works."},
+    ],
+    "redoc_url": None,
+    "static_url": "/docs/files",
+    "swagger_ui_parameters": {
+        "tryItOutEnabled": True,
+        "displayRequestDuration": True,
+        "persistAuthorization": True,
+        "defaultModelsExpandDepth": 0,
+    },
+}
+
+# The headers of answers: what they say, and an example.
+HEADERS: Final[dict[str, tuple[str, str | int]]] = {
+    "ETag": ("The version of what is answered.", '"7-1"'),
+    "Link": (
+        "The pages beside this one, `next` and `prev`, where there are any (RFC 8288).",
+        '<http://localhost:8000/api/tasks?limit=50&offset=50>; rel="next"',
+    ),
+    "X-Total-Count": ("How many match, on all pages.", 120),
+    "Location": ("The new task.", "http://localhost:8000/api/tasks/7"),
+    "Idempotency-Replayed": ("There when an earlier call with this key made the task.", "true"),
+    "Retry-After": ("Seconds to wait.", 1),
+    "X-Request-ID": (
+        "Names this request in the log; taken from the request when that has a sane one.",
+        "5f3c1f0d9b7a4e0c8d2b6a1e4c7f9a3b",
+    ),
+    "WWW-Authenticate": ("How to authenticate.", "Bearer"),
+}
+
+# An example of each refusal.
+_REFUSALS: Final = (
+    ApiError(400, "The body is not valid JSON in UTF-8."),
+    ApiError(401, "A valid bearer token is required.", headers={"WWW-Authenticate": "Bearer"}),
+    ApiError(403, "The token is for another user."),
+    ApiError(404, "There is no task 7."),
+    ApiError(412, "Task 7 has changed since; read it again."),
+    ApiError(413, "The body is larger than 256 KiB."),
+    ApiError(415, "The Content-Type must be application/json."),
+    InvalidInput([field_error("body", "title", "must be 1 to 200 characters")]),
+    ApiError(500, "Something went wrong on the server; it has been logged."),
+    Unavailable(),
+)
+
+
+def refusals(*statuses: int) -> dict[int | str, Json]:
+    """Return what a route declares of the failures that it answers with."""
+    return {status: _ref("responses", _name(status)) for status in statuses}
+
+
+def headers(*names: str) -> Json:
+    """Return what a route declares of the headers of its answer."""
+    return {"headers": {name: _ref("headers", name) for name in names}}
+
+
+def install(app: FastAPI, *, auth_on: bool) -> None:
+    """Complete the document that `app` serves at `/openapi.json`."""
+    generate = app.openapi
+    app.openapi = cache(lambda: _completed(generate(), auth_on))  # type: ignore[method-assign]
+
+
+def address() -> str:
+    """Return the URL of the page, as far as uvicorn's command line tells where it listens."""
+    if "uvicorn" not in sys.argv[0]:
+        return "/docs"
+    # In a worker too: `multiprocessing` hands its arguments on.
+    given = uvicorn.main.make_context("uvicorn", sys.argv[1:], resilient_parsing=True).params
+    if given["uds"] or given["fd"] or not given["port"]:
+        return "/docs"
+    scheme = "https" if given["ssl_certfile"] else "http"
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(given["host"], given["host"])  # noqa: S104
+    return f"{scheme}://{host}:{given['port']}{given['root_path']}/docs"
+
+
+def _completed(generated: Json, auth_on: bool) -> Json:
+    """Return FastAPI's document with all that this module knows."""
+    document: Json = json.loads(json.dumps(generated), object_hook=_plain)
+    components = document["components"]
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = components["schemas"] | schema.pop("$defs") | {"Problem": schema}
+    components["schemas"] = schemas
+    for body in (schemas["TaskCreate"], schemas["TaskUpdate"]):
+        for field, schema in body["properties"].items():
+            schema["description"] = schemas["Task"]["properties"][field]["description"]
+    components["headers"] = {
+        name: {
+            "description": text,
+            "schema": {"type": "integer" if isinstance(example, int) else "string"},
+            "example": example,
+        }
+        for name, (text, example) in HEADERS.items()
+        if auth_on or name != "WWW-Authenticate"
+    }
+    components["responses"] = {
+        _name(error.status_code): _refusal(error)
+        for error in _REFUSALS
+        if auth_on or error.status_code not in (401, 403)
+    } | {
+        _name(304): {
+            "description": "The answer that you have is still good.",
+            **headers("ETag", "X-Request-ID"),
+        }
+    }
+    document["security"] = [{"token": []}] if auth_on else []
+    if auth_on:
+        scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        components["securitySchemes"] = {"token": scheme}
+    components["parameters"] = {}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            _complete(operation, components["parameters"])
+    return document
+
+
+def _plain(schema: Json) -> Json:
+    """Return a schema without its title, which repeats its name, and its default.
+
+    Generators of TypeScript take a field with a default for one that must be sent.
+    """
+    if isinstance(schema.get("title"), str) and schema.keys() & {"type", "anyOf", "$ref"}:
+        return {key: value for key, value in schema.items() if key not in ("title", "default")}
+    return schema
+
+
+def _complete(operation: Json, shared: Json) -> None:
+    """Leave out what is not for the document; write each parameter once for all calls."""
+    kept = []
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] != "query" or parameter["name"] not in UNDOCUMENTED:
+            parameter["schema"].pop("description", None)
+            name = f"{parameter['in']}-{parameter['name']}"
+            shared[name] = parameter
+            kept.append(_ref("parameters", name))
+    operation["parameters"] = kept
+    for answer in operation["responses"].values():
+        if "$ref" in answer:
+            del answer["description"]  # which the component has
+        else:
+            answer.setdefault("headers", {}).update(headers("X-Request-ID")["headers"])
+
+
+def _refusal(error: ApiError) -> Json:
+    example = content(error, str(HEADERS["X-Request-ID"][1]))
+    media_type = {"schema": _ref("schemas", "Problem"), "example": example}
+    return {
+        "description": title(error.status_code),
+        "content": {"application/problem+json": media_type},
+        **headers(*(error.headers or ()), "X-Request-ID"),
+    }
+
+
+def _name(status: int) -> str:
+    return title(status).replace(" ", "")
+
+
+def _ref(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
