@@ -109,6 +109,7 @@ def test_a_task_with_a_title_alone_has_every_field(
     assert again.headers["etag"] == answer.headers["etag"] != ""
 
 
+@pytest.mark.smoke
 def test_a_task_lives_from_create_to_delete(client: httpx2.Client, mount: str) -> None:
     task = create(client, mount, **FULL)
     path = f"{mount}/{task['id']}"
@@ -286,6 +287,7 @@ def test_a_title_of_another_length_is_refused(
     assert client.get(tasks).json() == [task]
 
 
+@pytest.mark.smoke
 def test_a_title_is_required(client: httpx2.Client, tasks: str) -> None:
     assert_refused(client.post(tasks, json={}), "title")
     assert_refused(client.post(tasks, json={"description": "no title"}), "title")
@@ -393,6 +395,7 @@ def test_nobody_elses_task_can_be_met_by_its_id(
     assert (unchanged.json(), unchanged.headers["etag"]) == (theirs, etag)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("method", "path", "body", "nothing"),
     [
@@ -614,6 +617,7 @@ def test_the_root_leads_to_the_documentation(client: httpx2.Client) -> None:
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", ["{tasks}", "{tasks}/", "{tasks}/stats", "{tasks}/{id}", *OTHERS])
 def test_head_is_get_without_the_body(client: httpx2.Client, tasks: str, path: str) -> None:
     path = path.format(tasks=tasks, id=create(client, tasks)["id"])

@@ -25,13 +25,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from settings import Settings
+from tests.integration.test_telemetry import Collector
 from tests.support.browser import Chromium, Page, Site
 from tests.support.needs import need
 from tests.support.node import JS, node
 from tests.support.postgres import Postgres
 from tests.support.processes import Port, wait_until
 from tests.support.service import REPOSITORY, Service
-from tests.test_telemetry import Collector
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
@@ -444,7 +444,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 def test_every_file_that_is_named_is_there() -> None:
     tests = re.findall(r"`(test_\w+\.py)`", README)
-    assert [name for name in tests if not (REPOSITORY / "tests" / name).exists()] == []
+    assert [name for name in tests if not any((REPOSITORY / "tests").rglob(name))] == []
     table = README.partition("## How the code is laid out")[2]
     rooms = re.findall(r"`([\w/]+(?:\.py|/))`", table)
     assert [name for name in rooms if not (REPOSITORY / name).exists()] == []

@@ -66,6 +66,7 @@ def comma_list(answer: httpx2.Response, name: str) -> set[str]:
     return {member.strip() for member in answer.headers[name].split(",")}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("origin", OWN_PAGES)
 def test_pages_of_this_machine_may_call(client: httpx2.Client, origin: str) -> None:
     assert preflight(client, origin).is_success

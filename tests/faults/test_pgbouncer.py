@@ -8,20 +8,17 @@ import sys
 from tests.support.needs import need
 from tests.support.service import REPOSITORY
 
-# Not what the API does with its database, but what stands before it and who calls it.
-OTHER = [
-    *("auth_js", "browser", "data_providers", "docs_page", "openapi", "readme", "todo_backend"),
-    *("typed_client", "cors", "errors", "hostile", "schemathesis"),
-]
+# Not what the API does with its database, but what stands before it.
+OTHER = ["cors", "errors"]
 
 
 def test_the_api_tests_pass_through_pgbouncer_in_transaction_mode_with_four_workers() -> None:
     need("pgbouncer", "apt-get install pgbouncer")
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "--through-pgbouncer", "--maxfail=5"),
-            *("-p", "no:cacheprovider", "-p", "no:xdist"),
-            *(f"--ignore=tests/test_{name}.py" for name in OTHER),
+            *(sys.executable, "-m", "pytest", "tests/integration", "--through-pgbouncer"),
+            *("--maxfail=5", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *(f"--ignore=tests/integration/test_{name}.py" for name in OTHER),
         ],
         cwd=REPOSITORY,
         env={name: value for name, value in os.environ.items() if "PYTEST" not in name},

@@ -1,0 +1,73 @@
+"""What the log says of the settings and of each request, and what it never says (section 8)."""
+
+import re
+from pathlib import Path
+
+import httpx2
+
+from tests.conftest import Database
+from tests.support.postgres import PASSWORD, Postgres
+from tests.support.processes import wait_until
+from tests.support.service import REPOSITORY, Service
+
+SECRET = "never-in-a-log-either-0123456789abcdef"
+
+
+def test_the_log_says_once_which_database_which_users_and_which_origins(
+    new_database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("CORS_ORIGINS=https://not.example\nLOG_LEVEL=info\n")
+    (tmp_path / ".env.local").write_text(
+        f"DATABASE_URL={new_database.url}\nCORS_ORIGINS=https://local.example\n"
+    )
+    args = ["--app-dir", str(REPOSITORY)]
+    with Service(cwd=tmp_path, args=args, CORS_ORIGINS="https://app.example.com") as service:
+        log = service.log
+    place = new_database.url.partition("?")[0].rpartition("@")[2].rpartition("//")[2]
+    host, _, name = place.rpartition("/")
+    for said in (name, host.partition(":")[0], "auth is off", "https://app.example.com"):
+        assert said in log
+    assert log.count("auth is off") == log.count("https://app.example.com") == 1
+    assert ("SQLite" if new_database.name == "sqlite" else "PostgreSQL") in log
+    assert "not.example" not in log
+    assert "local.example" not in log
+    assert PASSWORD not in log
+
+
+def test_the_log_has_one_line_a_request(
+    service: Service, client: httpx2.Client, tasks: str
+) -> None:
+    calls = [
+        ("GET", tasks, 200),
+        ("HEAD", f"{tasks}/", 200),
+        ("POST", tasks, 422),
+        ("GET", f"{tasks}/{2**53 - 1}", 404),
+        ("OPTIONS", tasks, 204),
+        ("GET", f"{tasks}/a%20b%0Ac%E2%98%83", 422),
+    ]
+    for method, path, status in calls:
+        answer = client.request(method, path, headers={"Authorization": f"Bearer {SECRET}"})
+        request_id = answer.headers["x-request-id"]
+        wait_until(lambda: f"{request_id}\n" in service.log, "the line, which follows the answer")  # noqa: B023
+        (line,) = [line for line in service.log.splitlines() if request_id in line]
+        said = re.escape(f" {method} {path} {status} ") + r"\d+\.\d ms " + request_id
+        assert re.search(rf"{said}$", line)
+    assert service.log.count(tasks) == len(calls)
+    assert SECRET not in service.log
+
+
+def test_no_secret_is_ever_logged(own_postgres: Postgres) -> None:
+    """Not even at the most talkative level, while tokens are refused."""
+    url = own_postgres.create_database()
+    with Service(DATABASE_URL=url, AUTH_SECRET=SECRET, LOG_LEVEL="debug") as service:
+        for token in (SECRET, f"{SECRET}.{PASSWORD}.x", "x"):
+            answer = httpx2.get(
+                f"{service.url}/api/tasks?token={token}",
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            assert answer.status_code == 401
+        service.stop()
+        assert "GET /api/tasks" in service.log
+        for secret in (SECRET, PASSWORD):
+            assert secret not in service.log
+        assert "Traceback" not in service.log

@@ -1,0 +1,101 @@
+"""The gatherer by itself: who shares a statement, and what each hears when it goes wrong."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2
+
+from engines.gather import Gatherer
+from engines.postgres import Rows
+from errors import Unavailable
+
+
+class StandIn:
+    """A pool that keeps what it is sent, and answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Mapping[str, Any], asyncio.Future[Rows]]] = []
+
+    async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
+        return await self.start(sql, parameters, repeatable=repeatable)
+
+    def start(
+        self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool, waited: float = 0
+    ) -> asyncio.Future[Rows]:
+        rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self.sent.append((sql, parameters, rows))
+        return rows
+
+
+async def _three_calls(pool: StandIn) -> list[asyncio.Task[Rows]]:
+    """Make three calls that share a statement, behind one that is under way."""
+    gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+    first = asyncio.create_task(gatherer.run({"task_id": 9}))
+    calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in range(3)]
+    await asyncio.sleep(0.01)
+    assert [sql for sql, _, _ in pool.sent] == ["one", "many"]
+    pool.sent.pop(0)[2].set_result(([("alone",)], 1))
+    assert await first == ([("alone",)], 1)
+    return calls
+
+
+def test_a_statement_that_is_refused_for_several_is_sent_for_each() -> None:
+    async def scenario() -> None:
+        pool = StandIn()
+        calls = await _three_calls(pool)
+        pool.sent[0][2].set_exception(psycopg2.DataError("one of them"))
+        await asyncio.sleep(0.01)
+        assert [sql for sql, _, _ in pool.sent] == ["many", "one", "one", "one"]
+        for number, (_, parameters, rows) in enumerate(pool.sent[1:]):
+            assert parameters == {"task_id": number}
+            if number == 1:
+                rows.set_exception(psycopg2.DataError("this one"))
+            else:
+                rows.set_result(([(number,)], 1))
+        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+        assert (first, third) == (([(0,)], 1), ([(2,)], 1))
+        assert isinstance(second, psycopg2.DataError)
+
+    asyncio.run(scenario())
+
+
+def test_when_the_outcome_for_several_is_unknown_all_of_them_hear_so() -> None:
+    async def scenario() -> None:
+        pool = StandIn()
+        calls = await _three_calls(pool)
+        pool.sent[0][2].set_exception(Unavailable())
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+        assert len(pool.sent) == 1
+
+    asyncio.run(scenario())
+
+
+def test_who_gives_up_harms_nobody_else() -> None:
+    async def scenario() -> None:
+        pool = StandIn()
+        calls = await _three_calls(pool)
+        calls[1].cancel()
+        await asyncio.sleep(0)
+        pool.sent[0][2].set_result(([(2, "c"), (0, "a"), (1, "b")], 3))
+        first, _, third = await asyncio.gather(*calls, return_exceptions=True)
+        assert (first, third) == (([("a",)], 1), ([("c",)], 1))
+
+    asyncio.run(scenario())
+
+
+def test_the_same_task_twice_goes_into_two_statements() -> None:
+    async def scenario() -> None:
+        pool = StandIn()
+        gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+        calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in (9, 1, 2, 1)]
+        await asyncio.sleep(0.01)
+        assert [sql for sql, _, _ in pool.sent] == ["one", "many", "one"]
+        pool.sent[0][2].set_result(([("alone",)], 1))
+        pool.sent[1][2].set_result(([(1, "two"), (0, "one")], 2))
+        pool.sent[2][2].set_result(([("one again",)], 1))
+        answers = await asyncio.gather(*calls)
+        assert [rows[0][0] for rows, _ in answers] == ["alone", "one", "two", "one again"]
+
+    asyncio.run(scenario())
