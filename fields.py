@@ -120,8 +120,8 @@ def _plain_decimal(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_plain_decimal)]
-TaskId = Annotated[Whole, Field(ge=1, le=MAX_ID)]
+PLAIN_DECIMAL = BeforeValidator(_plain_decimal)
+TaskId = Annotated[int, Field(ge=1, le=MAX_ID), PLAIN_DECIMAL]
 Title = Annotated[str, Characters(200, 1, trimmed=True)]
 Description = Annotated[str, Characters(10_000)]
 Tag = Annotated[str, Characters(50, 1, trimmed=True)]

@@ -29,6 +29,7 @@ from pydantic import (
 from fields import (
     DAY,
     MAX_ID,
+    PLAIN_DECIMAL,
     Description,
     DueDate,
     Order,
@@ -36,7 +37,6 @@ from fields import (
     Tags,
     TaskId,
     Title,
-    Whole,
     broken,
 )
 from models import PRIORITIES, Priority
@@ -213,8 +213,11 @@ _Flag = Annotated[
 _Folded = Annotated[Description, AfterValidator(str.casefold)]
 _OneTag = Annotated[Tag, AfterValidator(lambda tag: [tag])]
 _Number = Annotated[Order, BeforeValidator(_number)]
-_DueFrom = Annotated[DueDate, AfterValidator(_due_from)]
-_DueUntil = Annotated[DueDate, AfterValidator(_due_until)]
+_DayOrInstant = WithJsonSchema(
+    {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]}
+)
+_DueFrom = Annotated[DueDate, AfterValidator(_due_from), _DayOrInstant]
+_DueUntil = Annotated[DueDate, AfterValidator(_due_until), _DayOrInstant]
 _PriorityLike = Annotated[
     Description,
     AfterValidator(lambda part: _ranks([name for name in PRIORITIES if part in name])),
@@ -283,7 +286,12 @@ class TaskFilter(_ByField):
         AfterValidator({"all": _ANY, "pending": False, "completed": True}.get),
         Where("completed", "eq"),
     ] = Field("all", description="Whether completed.")
-    q: Annotated[_Folded, AfterValidator(lambda text: text or _ANY), Where("text", "like")] = Field(
+    q: Annotated[
+        _Folded,
+        AfterValidator(lambda text: text or _ANY),
+        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 10_000}),
+        Where("text", "like"),
+    ] = Field(
         "",
         validation_alias=AliasChoices("q", "search"),
         description="Text in title or description, in upper or lower case.",
@@ -291,7 +299,7 @@ class TaskFilter(_ByField):
     priority: Annotated[
         list[Priority], _AsList, AfterValidator(_ranks), Where("priority", "in")
     ] = Field([], description="Repeat it for any of several.")
-    tag: Annotated[list[Tag], _AsList, Field(max_length=20), Where("tags", "eq")] = Field(
+    tag: Annotated[list[Tag], Field(max_length=20), _AsList, Where("tags", "eq")] = Field(
         [], description="Repeat it for tasks that have all of several."
     )
     overdue: Annotated[_Flag, Where("overdue", "eq")] = Field(
@@ -303,7 +311,7 @@ class TaskFilter(_ByField):
     due_after: Annotated[_DueUntil, Where("due_date", "gt")] = Field(
         _NOT_GIVEN, description="Due after this day or instant."
     )
-    id: Annotated[list[TaskId], _AsList, Field(max_length=MAX_PAGE), Where("id", "in")] = Field(
+    id: Annotated[list[TaskId], Field(max_length=MAX_PAGE), _AsList, Where("id", "in")] = Field(
         [], description="Repeat it for several tasks."
     )
 
@@ -333,12 +341,15 @@ def _shape_of(condition: Condition) -> tuple[str, str]:
 
 
 class BulkFilter(TaskFilter):
-    """Which tasks a bulk call changes. An empty value is refused: it is a form left blank."""
+    """Which tasks a bulk call changes. An empty value is refused: it is a form left blank; but
+    `due_date=` means those without one.
+    """
 
     @field_validator("*", mode="before")
     @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        if value == "" or (isinstance(value, list) and "" in value):
+    def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        null = (info.field_name or "").removesuffix("_ne") in ("due_date", "completed_at")
+        if not null and (value == "" or (isinstance(value, list) and "" in value)):
             raise broken("must not be empty")
         return value
 
@@ -379,7 +390,7 @@ class TaskQuery(TaskFilter):
     sort: Annotated[
         tuple[str, ...],
         BeforeValidator(_sort_keys),
-        WithJsonSchema({"type": "string", "pattern": f"^({_SORT_KEY}(,{_SORT_KEY})*)?$"}),
+        WithJsonSchema({"type": "string", "pattern": f"^({_SORT_KEY}(,{_SORT_KEY}){{0,7}})?$"}),
     ] = Field(
         (),
         validation_alias=AliasChoices("sort", "_sort", "sort_by"),
@@ -390,18 +401,20 @@ class TaskQuery(TaskFilter):
     direction: Annotated[tuple[bool, ...], BeforeValidator(_descending)] = Field(
         (), validation_alias=AliasChoices("_order", "order")
     )
-    limit: Annotated[Whole, Field(ge=1, le=MAX_PAGE)] = Field(
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), PLAIN_DECIMAL] = Field(
         _NOT_GIVEN,
         validation_alias=AliasChoices("limit", "_limit"),
         description=f"How many at most; {MAX_PAGE} when not given.",
     )
-    offset: Annotated[Whole, Field(ge=0, le=MAX_ID)] = Field(
+    offset: Annotated[int, Field(ge=0, le=MAX_ID), PLAIN_DECIMAL] = Field(
         _NOT_GIVEN,
         validation_alias=AliasChoices("offset", "_start"),
         description="How many to skip.",
     )
-    end: Annotated[Whole, Field(ge=1, le=MAX_ID)] = Field(_NOT_GIVEN, alias="_end")
-    page: Annotated[Whole, Field(ge=1, le=MAX_ID // MAX_PAGE)] = Field(_NOT_GIVEN, alias="_page")
+    end: Annotated[int, Field(ge=1, le=MAX_ID), PLAIN_DECIMAL] = Field(_NOT_GIVEN, alias="_end")
+    page: Annotated[int, Field(ge=1, le=MAX_ID // MAX_PAGE), PLAIN_DECIMAL] = Field(
+        _NOT_GIVEN, alias="_page"
+    )
 
     @field_validator("end")
     @classmethod

@@ -34,12 +34,6 @@ def operations(document: Json = DOCUMENT) -> Iterator[tuple[str, str, Json]]:
             yield path, method, operation
 
 
-def batched(names: list[str], size: int) -> Iterator[list[str]]:
-    """Yield `names` in lists of `size` at most (itertools has it from Python 3.12 on)."""
-    for start in range(0, len(names), size):
-        yield names[start : start + size]
-
-
 def resolved(node: Json) -> Json:
     """Follow `node` if it is a reference."""
     if "$ref" not in node:
@@ -246,8 +240,8 @@ def test_a_list_takes_the_parameters_that_it_declares_and_no_other(
     fields = set(DOCUMENT["components"]["schemas"]["Task"]["properties"]) - {"url"}
     guessed = {f"{name}_{operator}" for name in fields for operator in ("gte", "lte", "ne", "like")}
     unknown = set()
-    for some in batched(sorted(spelt | guessed | fields | {"titel", "limit_", "_q"}), 10):
-        answer = client.get(tasks, params=dict.fromkeys(some, ""))
+    for name in sorted(spelt | guessed | fields | {"titel", "limit_", "_q"}):
+        answer = client.get(tasks, params={name: ""})
         errors = answer.json()["errors"] if answer.status_code == 422 else []
         unknown |= {each["field"] for each in errors if each["message"].startswith("is not a ")}
     impossible = {"tags_gte", "tags_lte", "completed_like", "order_like"}

@@ -1,8 +1,9 @@
-"""Every block of shell and JavaScript in the README, extracted and run as a reader would run it.
+"""Every block in the README and in docs/, extracted and run as a reader would run it.
 
-The one exception is the line that runs these tests: `.ci/run` takes it from the README itself.
+The exceptions are the two lines that run these tests; `.ci/run` takes the full one from the README.
 """
 
+import ast
 import base64
 import contextlib
 import json
@@ -24,6 +25,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from schemas import Task
 from settings import Settings
 from tests.integration.test_telemetry import Collector
 from tests.support.browser import Chromium, Page, Site
@@ -33,8 +35,13 @@ from tests.support.postgres import Postgres
 from tests.support.processes import Port, wait_until
 from tests.support.service import REPOSITORY, Service
 
-README = (REPOSITORY / "README.md").read_text()
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
+PAGES = {
+    path: path.read_text()
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+}
+README = PAGES[REPOSITORY / "README.md"]
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+BLOCKS: list[tuple[str, str]] = [block for page in PAGES.values() for block in FENCED.findall(page)]
 RUN = ("sh", "-r requirements.txt &&")
 TEST = ("sh", "-m pytest")
 FETCH = ("js", "Buy milk")
@@ -49,18 +56,24 @@ SECRET_TOKEN = ("js", "SignJWT")
 POSTGRESQL = ("sh", "postgresql://")
 WORKERS = ("sh", "--workers")
 TELEMETRY = ("sh", "OTEL_EXPORTER")
-DOCUMENT = ("sh", "docs.py")
+DOCUMENT = ("sh", "main.app.openapi()")
 EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
     *(SECRET_TOKEN, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
 ]
 ADDRESS = "http://localhost:8000"
+API = PAGES[REPOSITORY / "docs/api.md"]
 
 
 def block(which: tuple[str, str]) -> str:
     """The one block in this language with this text in it."""
     (found,) = (text for language, text in BLOCKS if language == which[0] and which[1] in text)
     return found
+
+
+def section(title: str) -> str:
+    """What the README has under this heading."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def test_every_block_that_could_run_is_run() -> None:
@@ -72,14 +85,58 @@ def test_every_block_that_could_run_is_run() -> None:
 
 def test_the_sections_come_in_the_order_in_which_a_reader_needs_them() -> None:
     assert re.findall("^## (.*)$", README, re.M) == [
-        *("Run it", "Call it", "Test it", "The API at a glance", "Settings"),
-        *(
-            "PostgreSQL and Neon",
-            "Production",
-            "Outgrowing one machine",
-            "How the code is laid out",
-        ),
+        "Run it",
+        "Call it",
+        "Test it",
+        "The API at a glance",
+        "Settings",
+        "What it survives, and how fast it is",
+        "How the code is laid out",
+        "What is in docs/",
     ]
+
+
+def test_the_readme_stays_short_enough_to_be_read() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_first_line_that_tests_is_the_one_that_tests_all() -> None:
+    first = next(line for line in README.splitlines() if "-m pytest" in line)
+    assert first == block(TEST).strip()
+
+
+def test_the_line_that_is_quick_tests_both_databases() -> None:
+    (line,) = re.findall("`.venv/bin/python (-m pytest [^`]*)`", README)
+    command = [sys.executable, *line.split(), "--collect-only"]
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "sqlite" in result.stdout
+    assert "postgresql" in result.stdout
+
+
+def test_every_link_from_page_to_page_leads_somewhere() -> None:
+    broken = []
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", FENCED.sub("", text)):
+            if target.startswith("https://"):
+                continue
+            place = (page.parent / target).resolve() if target else page
+            if not place.exists() or (anchor and anchor not in anchors(place)):
+                broken.append((page.name, target, anchor))
+    assert broken == []
+
+
+def anchors(page: Path) -> list[str]:
+    """What a link may name after `#`: the headings, as GitHub and others spell them."""
+    headings = re.findall("^#+ (.*)$", FENCED.sub("", page.read_text()), re.M)
+    return [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+
+
+def test_every_page_of_the_docs_is_announced_in_the_readme() -> None:
+    announced = re.findall(r"\(docs/(\w+\.md)\)", section("What is in docs/"))
+    assert sorted(announced) == sorted(page.name for page in PAGES if page.parent.name == "docs")
 
 
 # ---- the shell
@@ -392,7 +449,7 @@ def test_the_lines_for_a_shared_secret_let_its_users_in(set_up: Path) -> None:
 # ---- the proxy
 
 
-def test_behind_the_nginx_of_the_readme_addresses_are_the_proxys(
+def test_behind_the_nginx_of_the_docs_addresses_are_the_proxys(
     service: Service, user: str, tmp_path: Path
 ) -> None:
     nginx = need("nginx", "Debian's nginx")
@@ -433,19 +490,68 @@ def test_behind_the_nginx_of_the_readme_addresses_are_the_proxys(
             port.release()
 
 
-# ---- what the README says of the code
+# ---- what the pages say of the API and of the code
+
+
+def test_the_error_that_is_shown_is_the_one_that_comes(client: httpx2.Client, user: str) -> None:
+    (shown,) = (json.loads(text) for language, text in BLOCKS if language == "json")
+    answer = client.post(f"/api/{user}/tasks", json={"title": ""}).json()
+    assert answer | {"request_id": shown["request_id"]} == shown
+
+
+def first_column(heading: str) -> list[str]:
+    """The names in the first column of the tables whose head begins so."""
+    tables = "".join(re.findall(rf"^\| {heading} \|.*\n(?:\|.*\n)+", API, re.M))
+    return [name for cell in re.findall(r"^\|([^|]*)", tables, re.M)
+            for name in re.findall("`(.*?)`", cell)]  # fmt: skip
+
+
+def test_every_field_of_a_task_is_in_the_table() -> None:
+    assert sorted(first_column("field")) == sorted(Task.model_fields)
+
+
+def test_every_parameter_in_the_tables_is_in_the_document() -> None:
+    document = json.loads((REPOSITORY / "openapi.json").read_text())
+    parameters = document["paths"]["/api/tasks"]["get"]["parameters"]
+    named = [name for name in first_column("parameter") if "FIELD" not in name and name[0] != "_"]
+    described = {each["$ref"].rpartition("-")[2] for each in parameters}
+    assert set(named) <= described
 
 
 def test_every_setting_is_in_the_table() -> None:
-    table = README.partition("| variable | default")[2].partition("\n\n")[0]
+    table = section("Settings").partition("| variable | default")[2].partition("\n\n")[0]
     named = [name for row in table.splitlines() for name in re.findall("`([A-Z_]+)`", row[:50])]
     assert named == [name.upper() for name in Settings.model_fields]
 
 
-def test_every_file_that_is_named_is_there() -> None:
-    tests = re.findall(r"`(test_\w+\.py)`", README)
-    assert [name for name in tests if not any((REPOSITORY / "tests").rglob(name))] == []
-    table = README.partition("## How the code is laid out")[2]
-    rooms = re.findall(r"`([\w/]+(?:\.py|/))`", table)
-    assert [name for name in rooms if not (REPOSITORY / name).exists()] == []
-    assert {path.name for path in REPOSITORY.glob("*.py")} <= set(rooms)
+def test_every_test_that_is_named_is_there() -> None:
+    named = {name for page in PAGES.values() for name in re.findall(r"`(test_\w+\.py)`", page)}
+    assert named <= {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
+
+
+def modules() -> list[str]:
+    """The files and folders of the layout table, from top to bottom."""
+    return re.findall(r"`([\w/]+(?:\.py|/))`", section("How the code is laid out"))
+
+
+def test_the_layout_names_what_is_there_and_all_of_it() -> None:
+    assert [name for name in modules() if not (REPOSITORY / name).exists()] == []
+    rooms = [REPOSITORY, *(REPOSITORY / name for name in ("routes", "engines"))]
+    files = {str(path.relative_to(REPOSITORY)) for room in rooms for path in room.glob("*.py")}
+    assert {name for name in files if not name.endswith("__init__.py")} <= set(modules())
+
+
+def test_imports_run_downwards_in_the_layout() -> None:
+    order = [name[:-3].replace("/", ".") for name in modules() if name.endswith(".py")]
+    upwards = []
+    for place, module in enumerate(order):
+        tree = ast.parse((REPOSITORY / f"{module.replace('.', '/')}.py").read_text())
+        for each in tree.body:
+            if isinstance(each, ast.ImportFrom):
+                imported = [f"{each.module}.{name.name}" for name in each.names] + [each.module]
+            elif isinstance(each, ast.Import):
+                imported = [name.name for name in each.names]
+            else:
+                continue
+            upwards += [(module, name) for name in imported if name in order[: place + 1]]
+    assert upwards == []

@@ -21,6 +21,7 @@ from tests.support import model
 from tests.support.service import Service
 from tests.support.strategies import (
     REPRODUCIBLE,
+    bulk_filters,
     changes,
     filters,
     new_tasks,
@@ -180,7 +181,7 @@ class TwoUsers(RuleBasedStateMachine):
 
     @rule(user=users, data=st.data(), change=changes)
     def update_all(self, user: int, data: st.DataObject, change: dict[str, Any]) -> None:
-        chosen = data.draw(filters(list(self.tasks[user].values())))
+        chosen = data.draw(bulk_filters(list(self.tasks[user].values())))
         matching = model.select(self.tasks[user].values(), chosen)
         answer = self.api.patch(self.paths[user], params=chosen, json=change)
         assert answer.json() == {"updated": len(matching)}
@@ -192,7 +193,7 @@ class TwoUsers(RuleBasedStateMachine):
 
     @rule(user=users, data=st.data())
     def delete_all(self, user: int, data: st.DataObject) -> None:
-        chosen = data.draw(filters(list(self.tasks[user].values())))
+        chosen = data.draw(bulk_filters(list(self.tasks[user].values())))
         matching = model.select(self.tasks[user].values(), chosen)
         answer = self.api.request("DELETE", self.paths[user], params=chosen)
         assert answer.json() == {"deleted": len(matching)}

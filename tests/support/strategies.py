@@ -129,6 +129,15 @@ def filters(draw: st.DrawFn, tasks: list[model.Task]) -> Query:
     return [(name, value) for name, several in drawn.items() for value in several]
 
 
+def bulk_filters(tasks: list[model.Task]) -> st.SearchStrategy[Query]:
+    """Draw what `filters` draws, without the empty values that a bulk call refuses."""
+
+    def means_something(name: str, value: object) -> bool:
+        return value != "" or name.removesuffix("_ne") in ("due_date", "completed_at")
+
+    return filters(tasks).map(lambda query: [each for each in query if means_something(*each)])
+
+
 @st.composite
 def orders(draw: st.DrawFn) -> Query:
     """Draw an order, in any of the dialects, or none."""
