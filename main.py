@@ -97,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the service for these settings."""
     lines = _configure_logging(settings)
     database = Database(settings)
-    owners = Owners(settings)
+    owners = Owners(settings, database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -150,6 +150,12 @@ def create_app(settings: Settings) -> FastAPI:
         *build_router(database, owners.named, prefix="/api/{user_id}/tasks").routes,
         *build_router(database, owners.current, prefix="/api/tasks").routes,
     ]
+
+    if owners.tokens and owners.tokens.accounts:
+        from routes.accounts import build_accounts_router
+
+        router = build_accounts_router(owners.tokens.accounts, owners.tokens)
+        app.router.routes += router.routes
 
     @app.get("/health", tags=["service"])
     async def get_health() -> Health:
