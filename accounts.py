@@ -1,20 +1,17 @@
 """Accounts: their statements, their passwords, and how often one may guess (contract section 7).
 
-Beside `queries.py` and loaded only where `AUTH_ACCOUNTS` is on, for what hashes passwords costs
-memory.
+Beside `queries.py`, and loaded only where `AUTH_ACCOUNTS` is on: Argon2 costs memory.
 """
 
 import asyncio
 import hmac
-import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
+from math import ceil
 from secrets import token_hex
 from typing import Any, Final
 from unicodedata import normalize
@@ -32,147 +29,107 @@ from models import ACCOUNT, FAILED_LOGIN, Account
 from queries import Query, now
 
 _HASHES: Final = 2  # at the same time, of 64 MiB each
-_MOST_WAITING: Final = 100  # requests that hash or wait to
+_MOST_WAITING: Final = 100  # who sign up or log in, in this process
 _KNOWN_FOR: Final = 50.0  # seconds; with the way to the database that stays within a minute
 _MOST_KNOWN: Final = 16_384  # accounts
-_NO_GENERATION: Final = 2**31  # above all that tokens are of
-_HOUR: Final = 3600.0
-_FREE: Final = 5  # failures in a row, after which each costs a wait
-_FREE_FROM_ANYWHERE: Final = 100
-_LONGEST: Final = 900  # seconds of waiting
+_GONE: Final = 2**31  # a generation above all that tokens have
 
-# ---- statements on accounts
-
-account = ACCOUNT.c
+account, failed = ACCOUNT.c, FAILED_LOGIN.c
 _this = account.id == sa.bindparam("user_id")
 _unchanged = sa.and_(_this, account.generation == sa.bindparam("known"))
+_changeable = ("name", "password_hash", "generation")
 
-_create = (
-    insert(ACCOUNT)
-    .on_conflict_do_nothing(index_elements=[account.email_folded])
-    .returning(*account)
-)
+_create = insert(ACCOUNT).on_conflict_do_nothing(index_elements=[account.email_folded])
 _read = sa.select(*account).where(_this)
 _find = sa.select(*account).where(account.email_folded == sa.bindparam("folded"))
-_generation = sa.select(account.generation).where(_this)
-_named = sa.update(ACCOUNT).where(_unchanged).values(name=sa.bindparam("new_name"))
-_rename = _named.returning(*account)
-_rehash = sa.update(ACCOUNT).where(_unchanged).values(password_hash=sa.bindparam("new_hash"))
-_renew = _named.values(
-    password_hash=sa.bindparam("new_hash"), generation=account.generation + 1
-).returning(*account)
+_update = sa.update(ACCOUNT).where(_unchanged)
+_update = _update.values({name: sa.bindparam("new_" + name) for name in _changeable})
 _delete = sa.delete(ACCOUNT).where(_unchanged)  # a trigger deletes the tasks
 
-# ---- statements on failures
-
-failed = FAILED_LOGIN.c
 _now: sa.BindParameter[float] = sa.bindparam("now", type_=sa.Double())
 _email = sa.bindparam("email_key", type_=sa.Text())
 _address = sa.bindparam("address_key", type_=sa.Text())
-_old = failed.failed_at <= _now - _HOUR
 _mine = sa.and_(failed.email == _email, failed.address == _address)
-_of_email = sa.and_(failed.email == _email, sa.not_(_old))
 
 
-def _cost(failures: Any) -> Any:
-    """Return how many seconds after the last of so many failures the next try may come."""
-    doubled = sa.literal_column("1", sa.Integer()).bitwise_lshift(failures - _FREE)
-    # 2^9 is the last below the longest; by more than an integer has, nothing is shifted.
-    return sa.case((failures > _FREE + 9, _LONGEST), (failures >= _FREE, doubled), else_=0)
+def _wait(failures: Any) -> Any:
+    """Return for how long one waits after so many: from the fifth on 1 s, 2 s, 4 s … 15 minutes."""
+    doubled = sa.literal_column("1", sa.Integer()).bitwise_lshift(failures - 5)
+    return sa.case((failures < 5, 0), (failures < 15, doubled), else_=900)
 
 
 _from_anywhere = sa.cast(sa.func.sum(failed.failures), sa.Integer())
-_all_wait_until = sa.func.max(failed.failed_at) + _cost(
-    _from_anywhere - (_FREE_FROM_ANYWHERE - _FREE)
-)
-_may_try = (
-    sa.func.coalesce(sa.select(_all_wait_until).where(_of_email).scalar_subquery(), 0) <= _now
-)
+_all_until = sa.func.max(failed.failed_at) + _wait(_from_anywhere - (100 - 5))
+_here_until = failed.failed_at + _wait(failed.failures)
+_allowed = sa.select(_all_until).where(failed.email == _email).scalar_subquery()
+# A try counts as a failure before it is one, in the statement that lets it pass: of many at once
+# each sees those before it. Past 15 an address counts no more: nobody makes up the 100 alone.
 _try = (
     insert(FAILED_LOGIN)
-    .from_select(failed, sa.select(_email, _address, sa.literal_column("1"), _now).where(_may_try))
+    .from_select(
+        failed,
+        sa.select(_email, _address, sa.literal_column("1"), _now).where(
+            sa.func.coalesce(_allowed, 0) <= _now
+        ),
+    )
     .on_conflict_do_update(
         index_elements=[failed.email, failed.address],
         set_={
-            # No more than cost the longest wait: nobody makes up the hundred alone.
-            "failures": sa.case(
-                (_old, 1), (failed.failures > _FREE + 9, _FREE + 10), else_=failed.failures + 1
-            ),
+            "failures": sa.case((failed.failures < 15, failed.failures + 1), else_=15),
             "failed_at": _now,
         },
-        where=failed.failed_at + _cost(failed.failures) <= _now,
+        where=_here_until <= _now,
     )
-    .returning(failed.failures)
 )
-_wait_until = sa.select(
-    sa.func.max(failed.failed_at + _cost(failed.failures)).filter(failed.address == _address),
-    _all_wait_until,
-).where(_of_email)
-# The wait begins with the answer, not with the question.
-_fail = sa.update(FAILED_LOGIN).where(_mine).values(failed_at=_now)
-_forgive = sa.delete(FAILED_LOGIN).where(_mine)
-_sweep = sa.delete(FAILED_LOGIN).where(_old)
-
-
-def _one(rows: list[tuple[Any, ...]]) -> Account | None:
-    return Account(**dict(zip(account.keys(), rows[0], strict=True))) if rows else None
+_until = sa.select(_all_until, sa.func.max(_here_until).filter(_mine)).where(failed.email == _email)
+_right = sa.delete(FAILED_LOGIN).where(_mine)
+_wrong = sa.update(FAILED_LOGIN).where(_mine).values(failed_at=_now)
+_old = sa.delete(FAILED_LOGIN).where(failed.failed_at < _now - 3600)
 
 
 class Accounts:
-    """The accounts of one database; `secret` keeps what the table of failures is about."""
+    """The accounts of one database; `secret` hides whose failures the table has."""
 
     def __init__(self, database: Database, secret: bytes) -> None:
         self._run = database.run
         self._secret = secret
         self._hasher = PasswordHasher()
-        # What a guess at nobody's password is checked against, so that it takes the same time.
-        self._nobody = self._hasher.hash(token_hex())
+        # What is checked where there is no account, so that it takes the same time.
+        self._no_password = self._hasher.hash(token_hex())
         self._threads = ThreadPoolExecutor(_HASHES, "argon2", initializer=_step_back)
-        self._waiting = 0
-        self._known: dict[str, tuple[int, float]] = {}  # generations, and until when
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._generations: dict[str, tuple[int, float]] = {}  # and until when they are good
 
     async def create(self, email: str, password: str, name: str | None) -> Account:
         """Return the new account; raise 409 if its e-mail has one already."""
+        folded = _folded(email)
+        async with self._turn(folded):
+            hashed = await self.hash(password)
         new = Account(
             id=str(uuid4()),
             email=email,
-            email_folded=_folded(email),
+            email_folded=folded,
             name=name,
-            password_hash=await self._hash(password),
+            password_hash=hashed,
             created_at=now(),
         )
-        if created := _one((await self._run(Query(_create, new.model_dump()))).rows):
-            return created
+        if (await self._run(Query(_create, new.model_dump()))).touched:
+            return new
         taken = field_error("body", "email", "has an account already")
         raise ApiError(409, "There is an account with this e-mail already.", errors=[taken])
 
     async def read(self, user_id: str) -> Account | None:
         """Return the account."""
-        return _one((await self._run(Query(_read, {"user_id": user_id}, repeatable=True))).rows)
+        return await self._one(_read, user_id=user_id)
 
-    async def update(
-        self, known: Account, name: str | None, password: str | None
-    ) -> Account | None:
-        """Return the account with that name and, if one is given, another password.
-
-        None if the account has changed since. Another password ends the tokens that there are.
-        """
-        values = {"user_id": known.id, "known": known.generation, "new_name": name}
-        if password is None:
-            return _one((await self._run(Query(_rename, values))).rows)
-        values["new_hash"] = await self._hash(password)
-        if changed := _one((await self._run(Query(_renew, values))).rows):
-            self._learn(changed.id, changed.generation)
-        return changed
+    async def update(self, changed: Account, known: int) -> bool:
+        """Store its name, password and generation, unless the generation is no longer `known`."""
+        values = {"new_" + name: getattr(changed, name) for name in _changeable}
+        return await self._change(_update, changed.id, known, changed.generation, **values)
 
     async def delete(self, known: Account) -> bool:
-        """Delete the account and its tasks; return False if it has changed since."""
-        values = {"user_id": known.id, "known": known.generation}
-        deleted = bool((await self._run(Query(_delete, values))).touched)
-        if deleted:
-            self._learn(known.id, _NO_GENERATION)
-        return deleted
+        """Delete the account and its tasks, unless it has another generation now."""
+        return await self._change(_delete, known.id, known.generation, _GONE)
 
     async def authenticate(self, email: str, password: str, host: str) -> Account | None:
         """Return the account with this e-mail and password; None after a wrong guess.
@@ -180,64 +137,70 @@ class Accounts:
         `host` is the address that the guess comes from. Raises 429 when it comes too soon after
         others, and 503 when too many wait to be checked.
         """
-        keys = {
-            "email_key": self._key(_folded(email)),
-            "address_key": self._key(_network(host)),
-        }
-        with self._place():
-            # One by one, so that of many right guesses at once none is taken for a sixth failure.
-            async with self._turns.setdefault("".join(keys.values()), asyncio.Lock()):
-                await self._count(keys)
-                query = Query(_find, {"folded": _folded(email)}, repeatable=True)
-                found = _one((await self._run(query)).rows)
-                known = found.password_hash if found else self._nobody
-                right = bool(await self._in_thread(self._is_right, known, password) and found)
-                values = {**keys, "now": time.time()}
-                await self._run(Query(_forgive if right else _fail, values, repeatable=True))
-                # Old ones go with every try, so there are never more than come in an hour.
-                await self._run(Query(_sweep, values, repeatable=True))
-        if found and right and self._hasher.check_needs_rehash(found.password_hash):
-            values = {"user_id": found.id, "known": found.generation}
-            values["new_hash"] = await self._hash(password)
-            await self._run(Query(_rehash, values))
+        folded = _folded(email)
+        keys = {"email_key": self._key(folded), "address_key": self._key(_network(host))}
+        # One by one, so that of many right ones at once none is taken for a sixth failure.
+        async with self._turn("".join(keys.values())):
+            await self._count(keys)
+            found = await self._one(_find, folded=folded)
+            known = found.password_hash if found else self._no_password
+            right = await self._in_thread(self._is_right, known, password) and found is not None
+            settled = Query(_right if right else _wrong, keys | {"now": time.time()})
+            await self._run(settled)
         return found if right else None
+
+    async def hash(self, password: str) -> str:
+        """Return what to store of a password."""
+        return str(await self._in_thread(self._hasher.hash, _normal(password)))
 
     async def are_current(self, user_id: str, generation: int) -> bool:
         """Return whether tokens of this generation count, as of less than a minute ago."""
-        current, until = self._known.get(user_id, (0, 0.0))
+        current, until = self._generations.get(user_id, (0, 0.0))
         if generation > current or until < time.monotonic():
-            query = Query(_generation, {"user_id": user_id}, repeatable=True)
-            rows, _ = await self._run(query)
-            current = self._learn(user_id, rows[0][0] if rows else 0)
-        return 0 < generation == current
+            found = await self.read(user_id)
+            current = self._learn(user_id, found.generation if found else _GONE)
+        return generation == current
 
     def _learn(self, user_id: str, generation: int) -> int:
-        """Take down a generation; return the highest one known, since answers may come late."""
-        known, until = self._known.pop(user_id, (0, 0.0))
-        moment = time.monotonic()
-        if moment < until:
-            generation = max(known, generation)
-        self._known[user_id] = generation, moment + _KNOWN_FOR
-        if len(self._known) > _MOST_KNOWN:
-            del self._known[next(iter(self._known))]
+        """Take down and return the highest generation known, for answers may come late."""
+        generation = max(generation, self._generations.pop(user_id, (0, 0.0))[0])
+        self._generations[user_id] = generation, time.monotonic() + _KNOWN_FOR
+        if len(self._generations) > _MOST_KNOWN:
+            del self._generations[next(iter(self._generations))]
         return generation
 
-    async def _count(self, keys: dict[str, str]) -> None:
-        """Count a failure before there is one, so that of many tries at once each is counted.
+    async def _one(self, statement: sa.Select[Any], **key: str) -> Account | None:
+        rows, _ = await self._run(Query(statement, key, repeatable=True))
+        return Account(**dict(zip(account.keys(), rows[0], strict=True))) if rows else None
 
-        Raises 429 instead while no try may be made.
-        """
+    async def _change(
+        self, statement: sa.ClauseElement, user_id: str, known: int, generation: int, **values: Any
+    ) -> bool:
+        query = Query(statement, {"user_id": user_id, "known": known, **values})
+        done = bool((await self._run(query)).touched)
+        if done:
+            self._learn(user_id, generation)
+        return done
+
+    async def _count(self, keys: dict[str, str]) -> None:
+        """Count a try; raise 429 instead while none may be made."""
         values: dict[str, Any] = {**keys, "now": time.time()}
-        if not (await self._run(Query(_try, values))).rows:
-            rows, _ = await self._run(Query(_wait_until, values, repeatable=True))
-            wait = math.ceil(max(until or 0 for until in rows[0]) - values["now"])
+        await self._run(Query(_old, values))  # so there are never more than come in an hour
+        if not (await self._run(Query(_try, values))).touched:
+            rows, _ = await self._run(Query(_until, values, repeatable=True))
+            wait = ceil(max(until or 0 for until in rows[0]) - values["now"])
             detail = "There were too many failed attempts for this e-mail; wait before the next."
             raise ApiError(429, detail, headers={"Retry-After": str(max(1, wait))})
 
-    async def _hash(self, password: str) -> str:
-        with self._place():
-            hashed: str = await self._in_thread(self._hasher.hash, _normal(password))
-            return hashed
+    def _turn(self, key: str) -> asyncio.Lock:
+        """Return the lock of those who wait with the same key, or raise 503."""
+        if len(self._turns) >= _MOST_WAITING:
+            raise Unavailable("Too many people are logging in right now.")
+        return self._turns.setdefault(key, asyncio.Lock())
+
+    async def _in_thread(self, work: Any, *values: Any) -> Any:
+        """Return what `work` returns; who is gone before their turn is not worked for."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
 
     def _is_right(self, known: str, password: str) -> bool:
         try:
@@ -245,32 +208,17 @@ class Accounts:
         except VerificationError:
             return False
 
-    async def _in_thread(self, work: Any, *values: Any) -> Any:
-        """Return what `work` does of it in a thread; a caller that is gone by then is left out."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Be one of those who hash or wait to, or raise 503."""
-        if self._waiting >= _MOST_WAITING:
-            raise Unavailable("Too many people are logging in right now.")
-        self._waiting += 1
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-
     def _key(self, text: str) -> str:
         return hmac.digest(self._secret, text.encode(), "sha256").hex()
 
 
 def _folded(email: str) -> str:
-    """Return what is the same however an e-mail address is written in case and Unicode."""
-    return normalize("NFKC", normalize("NFKC", email).casefold())
+    """Return what an e-mail address is whatever its case and Unicode form."""
+    return normalize("NFKC", normalize("NFKC", email).casefold()).strip()
 
 
 def _normal(password: str) -> bytes:
-    """Return a password as every keyboard gives it (RFC 8265 section 4.2: in Unicode's NFC)."""
+    """Return a password as any keyboard would give it (RFC 8265 section 4.2: NFC)."""
     return normalize("NFC", password).encode()
 
 
@@ -278,14 +226,13 @@ def _network(host: str) -> str:
     """Return what one customer of a provider has: an IPv4 address, or a /64 of IPv6."""
     try:
         address = ip_address(host)
-    except ValueError:  # as a proxy called it, or a socket that has none
+    except ValueError:  # a socket without address, or whatever a trusted proxy says
         return host
-    if not isinstance(address, IPv6Address):
-        return host
-    return str(address.ipv4_mapped or int(address) >> 64)
+    whole = address.version == 4 or address.ipv4_mapped
+    return host if whole else str(int(address) >> 64)
 
 
 def _step_back() -> None:
-    """Give the event loop, and so everybody's tasks, the processor before this thread."""
-    if sys.platform == "linux":  # elsewhere threads have no niceness of their own
+    """Give everybody's tasks the processor before this thread."""
+    if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
