@@ -116,7 +116,7 @@ class Accounts:
         if (await self._run(Query(_create, new.model_dump()))).touched:
             return new
         taken = field_error("body", "email", "has an account already")
-        raise ApiError(409, "There is an account with this e-mail already.", errors=[taken])
+        raise ApiError(409, "email: has an account already", errors=[taken])
 
     async def read(self, user_id: str) -> Account | None:
         """Return the account."""

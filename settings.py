@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         if (self.auth_issuer or self.auth_audience) and not self.auth_on:
             raise _must("AUTH_ISSUER and AUTH_AUDIENCE need AUTH_SECRET or AUTH_JWKS_URL")
         if self.auth_accounts and not self.auth_secret:
-            raise _must("AUTH_ACCOUNTS needs AUTH_SECRET, which signs the tokens of accounts")
+            raise _must("AUTH_ACCOUNTS needs AUTH_SECRET to sign tokens; AUTH_JWKS_URL cannot")
         return self
 
     @property
