@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from fastapi import Path, Request
 
+from database import Database
 from errors import ApiError
 from fields import UserId
 from settings import Settings
@@ -23,39 +24,39 @@ class Owner(NamedTuple):
 class Owners:
     """The dependencies that say whose tasks a request is about, one for each mount."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._default_user_id = settings.default_user_id
-        self._tokens = None
+        self.tokens = None
         if settings.auth_on:
             from tokens import Tokens  # with its cryptography that is 10 MB a process
 
-            self._tokens = Tokens(settings)
+            self.tokens = Tokens(settings, database)
 
     @property
     def refusals(self) -> tuple[int, ...]:
         """The statuses of a request without a good token, and of one with another user's."""
-        return (401, 403) if self._tokens else ()
+        return (401, 403) if self.tokens else ()
 
     async def current(self, request: Request) -> Owner:
         """Return the current user: the token's, or with auth off the default one."""
-        user_id = await self._tokens.user_of(request) if self._tokens else self._default_user_id
+        user_id = await self.tokens.user_of(request) if self.tokens else self._default_user_id
         return Owner(user_id, _collection(request, "/api/tasks"))
 
     async def named(self, request: Request, user_id: UserInPath) -> Owner:
         """Return the user that the path names; with auth on that is the token's, or 403."""
-        if self._tokens and await self._tokens.user_of(request) != user_id:
+        if self.tokens and await self.tokens.user_of(request) != user_id:
             raise ApiError(403, "The token is for another user.")
         return Owner(user_id, _collection(request, _path_of(user_id)))
 
     async def open(self) -> None:
         """Get ready to check tokens, if they are checked."""
-        if self._tokens:
-            await self._tokens.open()
+        if self.tokens:
+            await self.tokens.open()
 
     async def close(self) -> None:
         """Stop what `open` started."""
-        if self._tokens:
-            self._tokens.close()
+        if self.tokens:
+            self.tokens.close()
 
 
 def _collection(request: Request, path: str) -> str:

@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the service for these settings."""
     lines = _configure_logging(settings)
     database = Database(settings)
-    owners = Owners(settings)
+    owners = Owners(settings, database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -162,6 +162,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
 
+    if owners.tokens and owners.tokens.accounts:
+        from routes.accounts import build_accounts_router
+
+        router = build_accounts_router(owners.tokens.accounts, owners.tokens)
+        app.router.routes += router.routes
+
     @app.get("/health", tags=["service"], openapi_extra=_OPEN)
     async def get_health() -> Health:
         """The process is up; nothing else is asked."""
@@ -174,7 +180,7 @@ def create_app(settings: Settings) -> FastAPI:
             raise errors.Unavailable("The database does not have this version's schema.")
         return Health(status="ok")
 
-    openapi.install(app, auth_on=settings.auth_on)
+    openapi.install(app, auth_on=settings.auth_on, accounts_on=settings.auth_accounts)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The one table, `task`, and the types of its columns."""
+"""The tables and the types of their columns."""
 
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -82,3 +82,39 @@ Index(
     postgresql_where=TASK.c.idempotency_key.is_not(None),
     sqlite_where=TASK.c.idempotency_key.is_not(None),
 )
+
+
+class Account(SQLModel, table=True):
+    """Who may log in; `id` is the `user_id` of the account's tasks, which go when it goes.
+
+    `email` is shown as it was given, `email_folded` is what tells one from another. `generation` is
+    that of the tokens that still count.
+    """
+
+    id: str = Field(primary_key=True, sa_type=CodePointText)
+    email: str = Field(sa_type=Text)
+    email_folded: str = Field(sa_type=CodePointText)
+    name: str | None = Field(default=None, sa_type=Text)
+    password_hash: str = Field(sa_type=Text)
+    generation: int = 1
+    created_at: datetime
+
+
+class FailedLogin(SQLModel, table=True):
+    """How often a log-in failed in a row, for an e-mail from an address; kept for an hour.
+
+    Both are keyed hashes: an e-mail that nobody has an account for is still somebody's.
+    """
+
+    __tablename__ = "failed_login"
+
+    email: str = Field(primary_key=True, sa_type=CodePointText)
+    address: str = Field(primary_key=True, sa_type=CodePointText)
+    failures: int
+    failed_at: float = Field(sa_type=Double)
+
+
+ACCOUNT = Account.__table__  # type: ignore[attr-defined]
+Index("account_email_folded", ACCOUNT.c.email_folded, unique=True)
+FAILED_LOGIN = FailedLogin.__table__  # type: ignore[attr-defined]
+Index("failed_login_failed_at", FAILED_LOGIN.c.failed_at)

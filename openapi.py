@@ -86,15 +86,18 @@ HEADERS: Final[dict[str, tuple[str, str | int]]] = {
     "WWW-Authenticate": ("How to authenticate.", "Bearer"),
 }
 
+_TAKEN: Final = field_error("body", "email", "has an account already")
 # An example of each refusal.
 _REFUSALS: Final = (
     ApiError(400, "The body is not valid JSON in UTF-8."),
     ApiError(401, "A valid bearer token is required.", headers={"WWW-Authenticate": "Bearer"}),
     ApiError(403, "The token is for another user."),
     ApiError(404, "There is no task 7."),
+    ApiError(409, "email: has an account already", errors=[_TAKEN]),
     ApiError(412, "Task 7 has changed since; read it again."),
     ApiError(413, "The body is larger than 256 KiB."),
     ApiError(415, "The Content-Type must be application/json."),
+    ApiError(429, "Too many tries failed; wait before the next.", headers={"Retry-After": "1"}),
     InvalidInput([field_error("body", "title", "must be 1 to 200 characters")]),
     ApiError(500, "Something went wrong on the server; it has been logged."),
     Unavailable(),
@@ -111,10 +114,12 @@ def headers(*names: str) -> Json:
     return {"headers": {name: _ref("headers", name) for name in names}}
 
 
-def install(app: FastAPI, *, auth_on: bool) -> None:
+def install(app: FastAPI, *, auth_on: bool, accounts_on: bool) -> None:
     """Complete the document that `app` serves at `/openapi.json`."""
     generate = app.openapi
-    app.openapi = cache(lambda: _completed(generate(), auth_on))  # type: ignore[method-assign]
+    app.openapi = cache(  # type: ignore[method-assign]
+        lambda: _completed(generate(), auth_on, accounts_on)
+    )
 
 
 def address() -> str:
@@ -130,7 +135,7 @@ def address() -> str:
     return f"{scheme}://{host}:{given['port']}{given['root_path']}/docs"
 
 
-def _completed(generated: Json, auth_on: bool) -> Json:
+def _completed(generated: Json, auth_on: bool, accounts_on: bool) -> Json:
     """Return FastAPI's document with all that this module knows."""
     document: Json = json.loads(json.dumps(generated), object_hook=_plain)
     components = document["components"]
@@ -152,7 +157,8 @@ def _completed(generated: Json, auth_on: bool) -> Json:
     components["responses"] = {
         _name(error.status_code): _refusal(error)
         for error in _REFUSALS
-        if auth_on or error.status_code not in (401, 403)
+        if (auth_on or error.status_code not in (401, 403))
+        and (accounts_on or error.status_code not in (409, 429))
     } | {
         _name(304): {
             "description": "The answer that you have is still good.",
@@ -161,7 +167,10 @@ def _completed(generated: Json, auth_on: bool) -> Json:
     }
     document["security"] = [{"token": []}] if auth_on else []
     if auth_on:
-        scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        scheme: Json = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        if accounts_on:  # relative, so it holds behind a path prefix
+            flow = {"tokenUrl": "api/auth/login", "scopes": {}}
+            scheme = {"type": "oauth2", "flows": {"password": flow}}
         components["securitySchemes"] = {"token": scheme}
     components["parameters"] = {}
     for operations in document["paths"].values():

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     auth_jwks_url: HttpUrl | None = None
     auth_issuer: Annotated[str, Field(min_length=1)] | None = None
     auth_audience: Annotated[str, Field(min_length=1)] | None = None
+    auth_accounts: bool = False
+    auth_token_days: Annotated[int, Field(ge=1, le=365)] = 7
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
@@ -111,6 +113,8 @@ class Settings(BaseSettings):
             raise _must("AUTH_SECRET and AUTH_JWKS_URL: set one of them, not both")
         if (self.auth_issuer or self.auth_audience) and not self.auth_on:
             raise _must("AUTH_ISSUER and AUTH_AUDIENCE need AUTH_SECRET or AUTH_JWKS_URL")
+        if self.auth_accounts and not self.auth_secret:
+            raise _must("AUTH_ACCOUNTS needs AUTH_SECRET to sign tokens; AUTH_JWKS_URL cannot")
         return self
 
     @property

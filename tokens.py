@@ -18,8 +18,10 @@ from jwt.utils import base64url_encode
 from jwt.warnings import InsecureKeyLengthWarning
 from pydantic import TypeAdapter, ValidationError
 
+from database import Database
 from errors import ApiError, Unavailable
 from fields import UserId
+from models import Account
 from settings import Settings
 
 log = logging.getLogger("tasks")
@@ -41,7 +43,7 @@ warnings.simplefilter("ignore", InsecureKeyLengthWarning)
 class Tokens:
     """Checks the tokens of requests, by the switch that the settings have on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         secret = settings.auth_secret.get_secret_value().encode() if settings.auth_secret else b""
         self._weak = 0 < len(secret) < 32
         self._secret = (
@@ -54,6 +56,12 @@ class Tokens:
             "audience": settings.auth_audience,
             "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.auth_audience)},
         }
+        self._days = settings.auth_token_days
+        self.accounts = None
+        if settings.auth_accounts:
+            from accounts import Accounts
+
+            self.accounts = Accounts(database, secret)
         # A token comes with many requests. Only those that passed are kept, each under the very key
         # that it passed with, so a key that is withdrawn takes its tokens along.
         self._read = lru_cache(maxsize=16_384)(self._verify)
@@ -77,19 +85,48 @@ class Tokens:
             try:
                 key = await self._keys.for_token(token) if self._keys else self._secret
                 if key:
-                    user_id, end = self._read(token, key)
-                    if time.time() < end:
+                    user_id, end, generation = self._read(token, key)
+                    if time.time() < end and await self._counts(user_id, generation):
                         return user_id
             except (jwt.PyJWTError, ValidationError):
                 pass
         # The same words for every reason: what is wrong with a forged token is nobody's business.
-        detail = "A valid bearer token is required."
-        raise ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
+        raise unauthorized()
 
-    def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, int]:
-        """Return whom a token is for and until when (seconds since 1970), or raise."""
+    def issue(self, account: Account) -> dict[str, Any]:
+        """Return a new token for an account, as OAuth 2 answers it (RFC 6749 section 5.1)."""
+        assert self._secret  # which accounts need
+        issued = int(time.time())
+        lifetime = self._days * 86_400
+        claims = {
+            "sub": account.id,
+            "email": account.email,
+            "gen": account.generation,
+            "iat": issued,
+            "exp": issued + lifetime,
+            "iss": self._checks["issuer"],
+            "aud": self._checks["audience"],
+        }
+        present = {name: value for name, value in claims.items() if value is not None}
+        token = jwt.encode(present, self._secret, "HS256")
+        return {"access_token": token, "token_type": "bearer", "expires_in": lifetime}
+
+    async def _counts(self, user_id: str, generation: Any) -> bool:
+        """Return whether a token still counts; where there are no accounts each does."""
+        if self.accounts is None:
+            return True
+        return type(generation) is int and await self.accounts.are_current(user_id, generation)
+
+    def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, int, Any]:
+        """Return whom a token is for, until when (seconds since 1970), and of which generation."""
         claims = jwt.decode(token, key, [key.algorithm_name], **self._checks)
-        return _user_id.validate_python(claims["sub"]), int(claims["exp"]) + _LEEWAY
+        user_id = _user_id.validate_python(claims["sub"])
+        return user_id, int(claims["exp"]) + _LEEWAY, claims.get("gen")
+
+
+def unauthorized(detail: str = "A valid bearer token is required.") -> ApiError:
+    """Return the 401 that says how to authenticate (RFC 6750 section 3)."""
+    return ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class KeySet:

@@ -53,7 +53,7 @@ class TaskRoute(APIRoute):
             arguments = await _arguments(self.dependant, request, errors)
             if self.body_field and body:
                 raw = await _bytes(request)
-                read = _read_body(request, raw, reader, errors) if raw else None
+                read = _read_body(self.to_json(request, raw), reader, errors) if raw else None
                 arguments[self.body_field.name] = read
                 if not raw and body.is_required():
                     errors.append({"field": "body", "message": "is required", "in": "body"})
@@ -64,6 +64,13 @@ class TaskRoute(APIRoute):
 
         self.answer = answer
         return answer
+
+    def to_json(self, request: Request, raw: bytes) -> bytes:
+        """Return the body of a request as JSON, or raise 415."""
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise ApiError(415, "The Content-Type must be application/json.")
+        return raw
 
 
 async def _arguments(
@@ -116,12 +123,7 @@ def _read_query(model: type[BaseModel], raw: bytes, errors: list[dict[str, str]]
         errors += from_pydantic("query", invalid.errors(include_url=False))
 
 
-def _read_body(
-    request: Request, raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]]
-) -> Any:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise ApiError(415, "The Content-Type must be application/json.")
+def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]]) -> Any:
     try:
         return reader.validate_json(raw)
     except ValidationError as invalid:

@@ -12,10 +12,12 @@ TITLES = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    409: "Conflict",
     412: "Precondition Failed",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
@@ -44,5 +46,5 @@ def assert_problem(answer: httpx2.Response, status: int) -> str:
         assert list(error) == ["field", "message", "in"]
         assert error["in"] in ("body", "path", "query", "header")
         assert f"{error['field']}: {error['message']}" in detail
-    assert bool(problem["errors"]) == (status == 422)
+    assert bool(problem["errors"]) == (status in (409, 422))
     return detail

@@ -27,6 +27,8 @@ DEFAULTS = {
     "auth_jwks_url": None,
     "auth_issuer": None,
     "auth_audience": None,
+    "auth_accounts": False,
+    "auth_token_days": "7",
     "log_level": "info",
 }
 SECRET = "never-in-a-log-either-0123456789abcdef"
@@ -176,6 +178,8 @@ def test_a_bad_value_is_refused_with_one_line_that_names_the_variable(
         {"AUTH_SECRET": SECRET, "AUTH_JWKS_URL": "https://issuer.example/jwks"},
         {"AUTH_ISSUER": "https://issuer.example/"},
         {"AUTH_AUDIENCE": "api"},
+        {"AUTH_ACCOUNTS": "true"},
+        {"AUTH_ACCOUNTS": "true", "AUTH_JWKS_URL": "https://issuer.example/jwks"},
     ],
 )
 def test_variables_that_contradict_each_other_are_refused_by_name(

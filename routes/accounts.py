@@ -1,0 +1,187 @@
+"""Accounts: signing up, logging in, and what one may do with one's own account."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import AliasChoices, BaseModel, EmailStr, Field
+from pydantic_core import to_json
+
+from accounts import Accounts
+from errors import ApiError
+from fields import Characters
+from models import Account
+from openapi import refusals
+from routes.route import TaskRoute
+from schemas import Body
+from tokens import Tokens, unauthorized
+
+Name = Annotated[str, Characters(200)]
+Password = Annotated[str, Characters(128, 8)]
+Guess = Annotated[str, Characters(1000)]
+
+
+class SignUp(BaseModel, strict=True):
+    """Who signs up; other fields are ignored."""
+
+    email: EmailStr
+    password: Password = Field(repr=False)
+    name: Name | None = None
+
+
+class LogIn(BaseModel, strict=True):
+    """Who logs in; `username` is another name of `email`, and other fields are ignored."""
+
+    email: Guess = Field(validation_alias=AliasChoices("email", "username"))
+    password: Guess = Field(repr=False)
+
+
+class AccountUpdate(Body):
+    """The fields to change; a new password needs the current one."""
+
+    name: Name | None = None
+    password: Password = Field("", repr=False)  # which stands for "not sent"
+    current_password: Guess | None = Field(None, repr=False)
+
+
+class AccountDelete(Body):
+    """Who deletes an account has to know its password."""
+
+    password: Guess | None = Field(None, repr=False)
+
+
+class User(BaseModel):
+    """Whom a token is for."""
+
+    id: str
+    email: str
+    name: str | None
+
+
+class Me(User):
+    """One's own account; with a token where a new password ended those before."""
+
+    created_at: datetime
+    access_token: str | None = None
+
+
+class Token(BaseModel):
+    """A token, to be sent as `Authorization: Bearer`, and for how many seconds it is good."""
+
+    access_token: str
+    token_type: Literal["bearer"]
+    expires_in: int
+    user: User
+
+
+_BODY: Final = (400, 413, 415, 422, 500, 503)
+_OPEN: Final[dict[str, Any]] = {"security": []}
+_FORM: Final = "application/x-www-form-urlencoded"
+_TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
+
+
+class LogInRoute(TaskRoute):
+    """A route whose JSON may come as a form instead (RFC 6749 section 4.3)."""
+
+    def to_json(self, request: Request, raw: bytes) -> bytes:
+        """Return the body of a request as JSON, or raise 415."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+            return super().to_json(request, raw)
+        return to_json(dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True)))
+
+
+def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
+    """Return the routes of accounts."""
+    router = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=TaskRoute)
+
+    async def own(request: Request) -> Account:
+        """Return the account that the token is for, or raise 401."""
+        if account := await accounts.read(await tokens.user_of(request)):
+            return account
+        raise unauthorized()
+
+    Mine = Annotated[Account, Depends(own)]  # noqa: N806
+
+    @router.post("/register", include_in_schema=False)
+    @router.post(
+        "/signup",
+        status_code=201,
+        response_model=Token,
+        responses=refusals(409, *_BODY),
+        openapi_extra=_OPEN,
+    )
+    async def sign_up(new: SignUp) -> Response:
+        """Makes an account; its `id` is the user whose tasks are its own."""
+        return token(await accounts.create(new.email, new.password, new.name), 201)
+
+    async def log_in(request: Request, guess: LogIn) -> Response:
+        """From the fifth failure in a row for an e-mail on, each makes the next try wait."""
+        if found := await accounts.authenticate(guess.email, guess.password, _host(request)):
+            return token(found)
+        raise unauthorized("The e-mail or the password is wrong.")
+
+    for path in ("/login", "/signin"):
+        router.add_api_route(
+            path,
+            log_in,
+            methods=["POST"],
+            response_model=Token,
+            responses=refusals(401, 429, *_BODY),
+            include_in_schema=path == "/login",
+            openapi_extra=_OPEN | _TAKES_FORM,
+            route_class_override=LogInRoute,
+        )
+
+    @router.get("/me", response_model=Me, responses=refusals(401, 500, 503))
+    async def get_me(mine: Mine) -> Response:
+        """Whom the token is for."""
+        return _answer(_fields(mine))
+
+    @router.patch("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
+    async def update_me(request: Request, mine: Mine, change: AccountUpdate) -> Response:
+        """A new password ends every token made before, and comes with a new one."""
+        known = mine.generation
+        if change.password:
+            await confirm(request, mine, change.current_password)
+            mine.password_hash = await accounts.hash(change.password)
+            mine.generation += 1
+        if "name" in change.model_fields_set:
+            mine.name = change.name
+        if not await accounts.update(mine, known):
+            raise unauthorized()
+        return _answer(_fields(mine) | (tokens.issue(mine) if change.password else {}))
+
+    @router.delete("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
+    async def delete_me(
+        request: Request, mine: Mine, body: AccountDelete | None = None
+    ) -> Response:
+        """Deletes the account and all its tasks."""
+        await confirm(request, mine, body.password if body else None)
+        if not await accounts.delete(mine):
+            raise unauthorized()
+        return _answer(_fields(mine))
+
+    async def confirm(request: Request, mine: Account, password: str | None) -> None:
+        """Raise 403 unless this is the account's password."""
+        found = password and await accounts.authenticate(mine.email, password, _host(request))
+        if not found:
+            raise ApiError(403, "The current password is wrong or missing.")
+
+    def token(account: Account, status: int = 200) -> Response:
+        user = account.model_dump(include={"id", "email", "name"})
+        return _answer(tokens.issue(account) | {"user": user}, status)
+
+    return router
+
+
+def _fields(account: Account) -> dict[str, Any]:
+    return account.model_dump(include={"id", "email", "name", "created_at"})
+
+
+def _host(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _answer(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(to_json(content), status, {"Cache-Control": "no-store"}, "application/json")
