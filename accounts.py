@@ -28,10 +28,11 @@ from errors import ApiError, Unavailable, field_error
 from models import ACCOUNT, FAILED_LOGIN, Account
 from queries import Query, now
 
-_HASHES: Final = 2  # at the same time, of 64 MiB each
 _MOST_WAITING: Final = 100  # who sign up or log in, in this process
+_PATIENCE: Final = 20.0  # seconds that somebody waits for their turn to be hashed
 _KNOWN_FOR: Final = 50.0  # seconds; with the way to the database that stays within a minute
 _MOST_KNOWN: Final = 16_384  # accounts
+_CROWDED: Final = "Too many people are logging in right now."
 _GONE: Final = 2**31  # a generation above all that tokens have
 
 account, failed = ACCOUNT.c, FAILED_LOGIN.c
@@ -96,7 +97,8 @@ class Accounts:
         self._hasher = PasswordHasher()
         # What is checked where there is no account, so that it takes the same time.
         self._no_password = self._hasher.hash(token_hex())
-        self._threads = ThreadPoolExecutor(_HASHES, "argon2", initializer=_step_back)
+        # One at a time: a hash keeps 4 cores and 64 MiB busy as it is.
+        self._thread = ThreadPoolExecutor(1, "argon2", initializer=_step_back)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._generations: dict[str, tuple[int, float]] = {}  # and until when they are good
 
@@ -195,12 +197,17 @@ class Accounts:
     def _turn(self, key: str) -> asyncio.Lock:
         """Return the lock of those who wait with the same key, or raise 503."""
         if len(self._turns) >= _MOST_WAITING:
-            raise Unavailable("Too many people are logging in right now.")
+            raise Unavailable(_CROWDED)
         return self._turns.setdefault(key, asyncio.Lock())
 
     async def _in_thread(self, work: Any, *values: Any) -> Any:
         """Return what `work` returns; who is gone before their turn is not worked for."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._thread, work, *values)
+        except TimeoutError:
+            raise Unavailable(_CROWDED) from None
 
     def _is_right(self, known: str, password: str) -> bool:
         try:

@@ -12,7 +12,7 @@ from accounts import Accounts
 from errors import ApiError
 from fields import Characters
 from models import Account
-from openapi import refusals
+from openapi import operation_id, refusals
 from routes.route import TaskRoute
 from schemas import Body
 from tokens import Tokens, unauthorized
@@ -93,7 +93,12 @@ class LogInRoute(TaskRoute):
 
 def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
     """Return the routes of accounts."""
-    router = APIRouter(prefix="/api/auth", tags=["accounts"], route_class=TaskRoute)
+    router = APIRouter(
+        prefix="/api/auth",
+        tags=["accounts"],
+        route_class=TaskRoute,
+        generate_unique_id_function=operation_id,
+    )
 
     async def own(request: Request) -> Account:
         """Return the account that the token is for, or raise 401."""
