@@ -52,6 +52,7 @@ TYPESCRIPT = ("ts", "createClient")
 BETTER_AUTH = ("sh", "AUTH_JWKS_URL")
 BETTER_AUTH_CALL = ("js", "/api/auth/token")
 SECRET = ("sh", "AUTH_SECRET")
+ACCOUNT = ("js", "/api/auth/signup")
 SECRET_TOKEN = ("js", "SignJWT")
 POSTGRESQL = ("sh", "postgresql://")
 WORKERS = ("sh", "--workers")
@@ -59,7 +60,7 @@ TELEMETRY = ("sh", "OTEL_EXPORTER")
 DOCUMENT = ("sh", "main.app.openapi()")
 EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
-    *(SECRET_TOKEN, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
+    *(SECRET_TOKEN, ACCOUNT, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
 ]
 ADDRESS = "http://localhost:8000"
 API = PAGES[REPOSITORY / "docs/api.md"]
