@@ -1,8 +1,8 @@
 """SQLite, the embedded default: threads that read, and one that writes, each with a connection.
 
 Write-ahead logging lets readers go on while one writes; `synchronous=FULL` puts a write on disk
-before it is acknowledged. The threads only run statements. Who waits, whose turn it is and who is
-late is decided on the event loop: an interrupt meets the statement that it is meant for, or none.
+before it is acknowledged. What waits and what is under way changes under one lock: an interrupt
+meets the statement that it is meant for, or none.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Final
 
 from errors import Unavailable
 
 Rows = tuple[list[tuple[Any, ...]], int]
+Parameters = Mapping[str, Any]
 
 DEADLINE: Final = 4.0  # seconds that a statement may take, waiting included
 _READERS: Final = 4
@@ -49,29 +49,39 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
+def _code(outcome: object) -> int:
+    """Return SQLite's primary result code of a failure, else 0."""
+    return getattr(outcome, "sqlite_errorcode", 0) & 0xFF
+
+
 class _Job:
     """A statement that waits or is under way, until when, and the future of its rows."""
 
-    __slots__ = ("alone", "deadline", "outcome", "owner", "parameters", "reads", "rows", "sql")
+    __slots__ = ("alone", "deadline", "outcome", "owner", "parameters", "rows", "sql")
 
-    def __init__(self, sql: str, parameters: Mapping[str, Any], deadline: float) -> None:
+    def __init__(self, sql: str, parameters: Parameters, deadline: float) -> None:
         self.sql = sql
         self.parameters = parameters
         self.owner = parameters.get("owner")
-        self.reads = sql.startswith("SELECT")
         self.alone = deadline > DEADLINE  # what may be slow shares no transaction
         self.deadline = monotonic() + deadline
         self.outcome: Rows | Exception = Unavailable()
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
-    def answer(self, outcome: Rows | Exception) -> None:
-        """Hand over what became of it, unless whoever asked is gone."""
-        if self.rows.done():
-            return
-        if isinstance(outcome, Exception):
-            self.rows.set_exception(outcome)
+    def fail(self, error: Exception) -> None:
+        if not self.rows.done():  # else whoever asked is gone
+            self.rows.set_exception(error)
+
+    def answer(self) -> None:
+        """Hand over the outcome, as whoever asked shall see it."""
+        if not isinstance(self.outcome, Exception):
+            if not self.rows.done():
+                self.rows.set_result(self.outcome)
+        elif (code := _code(self.outcome)) in _LATE:
+            heavy = self.alone and code == sqlite3.SQLITE_INTERRUPT
+            self.fail(Unavailable(_HEAVY if heavy else _BUSY))
         else:
-            self.rows.set_result(outcome)
+            self.fail(Unavailable() if code in _AWAY else self.outcome)
 
 
 class _Queue(dict[Any, deque[_Job]]):
@@ -96,43 +106,37 @@ class _Queue(dict[Any, deque[_Job]]):
         for owner, jobs in list(self.items()):
             for job in jobs:
                 if job.deadline < now:
-                    job.answer(Unavailable(_BUSY))
+                    job.fail(Unavailable(_BUSY))
             self[owner] = deque(job for job in jobs if not job.rows.done())
             if not self[owner]:
                 del self[owner]
 
 
+# What waits for a worker's next jobs (without any, it ends), and what is told when they are over.
+_Take = Callable[["_Worker"], Sequence[_Job]]
+_Done = Callable[[Sequence[_Job]], None]
+
+
 class _Worker(threading.Thread):
     """A thread with a connection of its own, for one job, or some writes in one transaction."""
 
-    def __init__(self, path: str, done: Callable[["_Worker"], None]) -> None:
+    def __init__(self, path: str, take: _Take, done: _Done) -> None:
         super().__init__(name="sqlite", daemon=True)
-        self.given: SimpleQueue[Sequence[_Job]] = SimpleQueue()  # nothing: the end
-        self.jobs: Sequence[_Job] = ()  # under way; set by the event loop alone
-        self._until = math.inf  # when to interrupt them
+        self.jobs: Sequence[_Job] = ()  # under way
+        self.until = math.inf  # when to interrupt them
         self._path = path
+        self._take = take
         self._done = done
-        self._loop = asyncio.get_running_loop()
         self._connection: sqlite3.Connection | None = None
 
-    def give(self, jobs: Sequence[_Job]) -> None:
-        """Begin with `jobs`; when each has its outcome, `done` is called."""
-        self.jobs = jobs
-        self._until = min(job.deadline for job in jobs)
-        self.given.put(jobs)
-
-    def look(self, now: float) -> None:
-        """Interrupt what is late and reads that nobody waits for; answer if that does not help."""
-        for job in self.jobs:
-            late = self._until < now or (job.reads and job.rows.done())
-            if late and self._connection:
-                self._connection.interrupt()  # without effect between two statements: comes again
-            if job.deadline + _GRACE < now:
-                job.answer(Unavailable(_SILENT))
+    def stop(self) -> None:
+        """Interrupt what is under way; again and again, as that has no effect between two steps."""
+        if self._connection:
+            self._connection.interrupt()
 
     def run(self) -> None:
-        """Do what is given, until nothing is (threading.Thread)."""
-        while jobs := self.given.get():
+        """Do what there is (threading.Thread)."""
+        while jobs := self._take(self):
             try:
                 if len(jobs) == 1:
                     self._run(jobs[0])
@@ -141,7 +145,7 @@ class _Worker(threading.Thread):
             except Exception as error:
                 for job in jobs:
                     job.outcome = error
-            self._loop.call_soon_threadsafe(self._done, self)
+            self._done(jobs)
         if self._connection:
             self._connection.close()
 
@@ -149,7 +153,7 @@ class _Worker(threading.Thread):
         """Run the writes in one transaction; one that fails leaves the others as they are."""
         self._execute("BEGIN IMMEDIATE", {})
         assert self._connection
-        self._until = min(self._until, monotonic() + _SHARED)
+        self.until = min(self.until, monotonic() + _SHARED)
         try:
             for job in jobs:
                 self._run(job)
@@ -168,7 +172,7 @@ class _Worker(threading.Thread):
                 raise
             job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
 
-    def _execute(self, sql: str, parameters: Mapping[str, Any]) -> Rows:
+    def _execute(self, sql: str, parameters: Parameters) -> Rows:
         while True:
             try:
                 if not self._connection:
@@ -177,7 +181,7 @@ class _Worker(threading.Thread):
                 return cursor.fetchall(), cursor.rowcount
             except sqlite3.OperationalError as error:
                 gone = all(job.rows.done() for job in self.jobs)
-                if _code(error) != sqlite3.SQLITE_BUSY or gone or self._until < monotonic():
+                if _code(error) != sqlite3.SQLITE_BUSY or gone or self.until < monotonic():
                     raise  # else another process has the lock: try again
 
 
@@ -190,100 +194,121 @@ class Pool:
     """
 
     def __init__(self, path: str) -> None:
+        self._loop = asyncio.get_running_loop()
         self._reads = _Queue()
         self._writes = _Queue()
-        self._writer, *self._readers = (_Worker(path, self._done) for _ in range(1 + _READERS))
-        self._idle = list(self._readers)
+        self._lock = threading.Lock()
+        self._to_read = threading.Condition(self._lock)
+        self._to_write = threading.Condition(self._lock)
+        self._closed = False
+        self._readers = [_Worker(path, self._next_read, self._done) for _ in range(_READERS)]
+        self._writer = _Worker(path, self._next_writes, self._done)
         self._ticker: asyncio.TimerHandle | None = None
-        for worker in (self._writer, *self._readers):
+        self._workers = (*self._readers, self._writer)
+        for worker in self._workers:
             worker.start()
 
     async def run(
-        self,
-        sql: str,
-        parameters: Mapping[str, Any],
-        *,
-        repeatable: bool,
-        deadline: float = DEADLINE,
+        self, sql: str, parameters: Parameters, *, repeatable: bool, deadline: float = DEADLINE
     ) -> Rows:
         """Run one statement and return what came back, at most `deadline` seconds from now."""
-        loop = asyncio.get_running_loop()
         job = _Job(sql, parameters, deadline)
-        if job.reads:
-            self._reads.add(job)
-            self._start_reads()
+        if sql.startswith("SELECT"):
+            with self._to_read:
+                self._reads.add(job)
+                self._to_read.notify()
         else:
-            self._writes.add(job)
-            loop.call_soon(self._start_writes)  # with all others of this turn
+            with self._lock:
+                self._writes.add(job)
+            if not self._writer.jobs:
+                self._loop.call_soon(self._wake_writer)  # for all others of this turn, too
         if not self._ticker:
-            self._ticker = loop.call_later(_TICK, self._tick)
+            self._ticker = self._loop.call_later(_TICK, self._tick)
         return await job.rows
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
-        for queue in (self._reads, self._writes):
-            queue.drop(math.inf)
-        for worker in (self._writer, *self._readers):
-            worker.given.put(())
+        with self._lock:
+            self._closed = True
+            self._reads.drop(math.inf)
+            self._writes.drop(math.inf)
+            self._to_read.notify_all()
+            self._to_write.notify_all()
+        for worker in self._workers:
             await asyncio.to_thread(worker.join)
         if self._ticker:
             self._ticker.cancel()
 
-    def _start_reads(self) -> None:
-        while self._idle and (job := self._reads.take(self._may_read)):
-            self._idle.pop().give((job,))
+    def _wake_writer(self) -> None:
+        with self._to_write:
+            self._to_write.notify()
+
+    def _next_read(self, worker: _Worker) -> Sequence[_Job]:
+        with self._to_read:
+            worker.jobs = ()
+            while not self._closed:
+                if job := self._reads.take(self._may_read):
+                    worker.jobs = (job,)
+                    worker.until = job.deadline
+                    if self._reads:
+                        self._to_read.notify()  # one that was done may have made way for two
+                    return worker.jobs
+                self._to_read.wait()
+        return ()
 
     def _may_read(self, job: _Job) -> bool:
         """Return whether its owner, with n reads under way, leaves more than n threads idle."""
-        under_way = [worker.jobs[0].owner for worker in self._readers if worker.jobs]
-        return under_way.count(job.owner) < len(self._idle)
+        owners = [worker.jobs[0].owner for worker in self._readers if worker.jobs]
+        return owners.count(job.owner) < _READERS - len(owners)
 
-    def _start_writes(self) -> None:
-        batch: list[_Job] = []
+    def _next_writes(self, worker: _Worker) -> Sequence[_Job]:
+        jobs: list[_Job] = []
 
         def may(job: _Job) -> bool:
-            return not batch or not (job.alone or batch[0].alone or len(batch) == _MOST)
+            return not jobs or not (job.alone or jobs[0].alone or len(jobs) == _MOST)
 
-        while not self._writer.jobs and (job := self._writes.take(may)):
-            batch.append(job)
-        if batch:
-            self._writer.give(batch)
+        with self._to_write:
+            worker.jobs = ()
+            while not self._writes and not self._closed:
+                self._to_write.wait()
+            while job := self._writes.take(may):
+                jobs.append(job)
+            worker.until = min((job.deadline for job in jobs), default=math.inf)
+            worker.jobs = jobs
+        return jobs
 
-    def _done(self, worker: _Worker) -> None:
-        jobs, worker.jobs = worker.jobs, ()
+    def _done(self, jobs: Sequence[_Job]) -> None:
+        """Let go again what was stopped for another's sake, and answer the rest."""
         now = monotonic()
-        for job in reversed(jobs):  # those that go again keep their order
-            if _code(job.outcome) in _LATE and now < job.deadline and not job.rows.done():
-                # Not its own fault, or else alone, after those that it held up.
-                self._writes.add(job, first=not job.alone)
-            else:
-                job.answer(_told(job))
-        if worker is self._writer:
-            self._start_writes()
-        else:
-            self._idle.append(worker)
-            self._start_reads()
+        again = [
+            job
+            for job in jobs
+            if _code(job.outcome) in _LATE and now < job.deadline and not job.rows.done()
+        ]
+        if again:
+            with self._lock:
+                for job in reversed(again):  # at fault: after all that it held up, and alone
+                    self._writes.add(job, first=not job.alone)
+            jobs = [job for job in jobs if job not in again]
+        self._loop.call_soon_threadsafe(_answer, jobs)
 
     def _tick(self) -> None:
         now = monotonic()
-        for queue in (self._reads, self._writes):
-            queue.drop(now)
-        for worker in (self._writer, *self._readers):
-            worker.look(now)
+        with self._lock:
+            self._reads.drop(now)
+            self._writes.drop(now)
+            busy = [worker for worker in self._workers if worker.jobs]
+            for worker in busy:
+                for job in worker.jobs:
+                    if job.deadline + _GRACE < now:
+                        job.fail(Unavailable(_SILENT))
+                if worker.until < now or (worker is not self._writer and job.rows.done()):
+                    worker.stop()
         self._ticker = None
-        if self._reads or self._writes or self._writer.jobs or len(self._idle) < _READERS:
-            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+        if self._reads or self._writes or busy:
+            self._ticker = self._loop.call_later(_TICK, self._tick)
 
 
-def _code(outcome: object) -> int:
-    """Return SQLite's primary result code of a failure, else 0."""
-    return getattr(outcome, "sqlite_errorcode", 0) & 0xFF
-
-
-def _told(job: _Job) -> Rows | Exception:
-    """Return the outcome as whoever asked shall see it."""
-    code = _code(job.outcome)
-    if code in _LATE:
-        heavy = code == sqlite3.SQLITE_INTERRUPT and job.alone
-        return Unavailable(_HEAVY if heavy else _BUSY)
-    return Unavailable() if code in _AWAY else job.outcome
+def _answer(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        job.answer()

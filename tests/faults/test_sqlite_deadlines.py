@@ -36,7 +36,7 @@ def run(pool: Pool, sql: str, owner: str, deadline: float = sqlite.DEADLINE) -> 
 async def outcome(call: Any) -> tuple[Any, float]:
     """What became of a call, and after how many seconds."""
     started = time.monotonic()
-    results: list[Any] = await asyncio.gather(call, return_exceptions=True)
+    results: list[Any] = list(await asyncio.gather(call, return_exceptions=True))
     return results[0], time.monotonic() - started
 
 
