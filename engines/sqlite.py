@@ -21,8 +21,7 @@ Parameters = Mapping[str, Any]
 
 DEADLINE: Final = 4.0  # seconds that a statement may take, waiting included
 _READERS: Final = 4
-_NAP: Final = 0.2  # seconds that SQLite waits for a lock before the deadline is looked at again
-_TICK: Final = 0.2  # seconds between two looks at the deadlines
+_TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
 _GRACE: Final = 0.6  # seconds past its deadline in which an interrupted statement has ended
 _MOST: Final = 100  # writes that share a transaction
 _SHARED: Final = 1.0  # seconds that a shared transaction may take, in fairness to all in it
@@ -40,7 +39,7 @@ _SILENT: Final = "The disk does not answer; whether this was done is not known."
 
 def connect(path: str) -> sqlite3.Connection:
     """Open the database file as this service wants it: autocommit, WAL, every write on disk."""
-    connection = sqlite3.connect(path, timeout=_NAP, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=_TICK, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -127,12 +126,7 @@ class _Worker(threading.Thread):
         self._path = path
         self._take = take
         self._done = done
-        self._connection: sqlite3.Connection | None = None
-
-    def stop(self) -> None:
-        """Interrupt what is under way; again and again, as that has no effect between two steps."""
-        if self._connection:
-            self._connection.interrupt()
+        self.connection: sqlite3.Connection | None = None
 
     def run(self) -> None:
         """Do what there is (threading.Thread)."""
@@ -146,28 +140,28 @@ class _Worker(threading.Thread):
                 for job in jobs:
                     job.outcome = error
             self._done(jobs)
-        if self._connection:
-            self._connection.close()
+        if self.connection:
+            self.connection.close()
 
     def _transaction(self, jobs: Sequence[_Job]) -> None:
         """Run the writes in one transaction; one that fails leaves the others as they are."""
         self._execute("BEGIN IMMEDIATE", {})
-        assert self._connection
+        assert self.connection
         self.until = min(self.until, monotonic() + _SHARED)
         try:
             for job in jobs:
                 self._run(job)
-            self._connection.execute("COMMIT")
+            self.connection.execute("COMMIT")
         finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
 
     def _run(self, job: _Job) -> None:
         try:
             if not job.rows.done():  # else whoever asked is gone
                 job.outcome = self._execute(job.sql, job.parameters)
         except Exception as error:
-            if not (self._connection and self._connection.in_transaction):
+            if not (self.connection and self.connection.in_transaction):
                 job.alone = True  # all is rolled back: interrupted, or a full disk
                 raise
             job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
@@ -175,9 +169,9 @@ class _Worker(threading.Thread):
     def _execute(self, sql: str, parameters: Parameters) -> Rows:
         while True:
             try:
-                if not self._connection:
-                    self._connection = connect(self._path)
-                cursor = self._connection.execute(sql, parameters)
+                if not self.connection:
+                    self.connection = connect(self._path)
+                cursor = self.connection.execute(sql, parameters)
                 return cursor.fetchall(), cursor.rowcount
             except sqlite3.OperationalError as error:
                 gone = all(job.rows.done() for job in self.jobs)
@@ -219,9 +213,9 @@ class Pool:
                 self._to_read.notify()
         else:
             with self._lock:
+                if not self._writes:
+                    self._loop.call_soon(self._wake_writer)  # for all others of this turn, too
                 self._writes.add(job)
-            if not self._writer.jobs:
-                self._loop.call_soon(self._wake_writer)  # for all others of this turn, too
         if not self._ticker:
             self._ticker = self._loop.call_later(_TICK, self._tick)
         return await job.rows
@@ -280,12 +274,8 @@ class Pool:
     def _done(self, jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
         now = monotonic()
-        again = [
-            job
-            for job in jobs
-            if _code(job.outcome) in _LATE and now < job.deadline and not job.rows.done()
-        ]
-        if again:
+        again = [job for job in jobs if _code(job.outcome) in _LATE and now < job.deadline]
+        if again and jobs is self._writer.jobs:
             with self._lock:
                 for job in reversed(again):  # at fault: after all that it held up, and alone
                     self._writes.add(job, first=not job.alone)
@@ -302,8 +292,9 @@ class Pool:
                 for job in worker.jobs:
                     if job.deadline + _GRACE < now:
                         job.fail(Unavailable(_SILENT))
-                if worker.until < now or (worker is not self._writer and job.rows.done()):
-                    worker.stop()
+                late = worker.until < now or (worker is not self._writer and job.rows.done())
+                if late and worker.connection:
+                    worker.connection.interrupt()  # nothing between two steps: it comes again
         self._ticker = None
         if self._reads or self._writes or busy:
             self._ticker = self._loop.call_later(_TICK, self._tick)
