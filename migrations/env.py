@@ -3,18 +3,23 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from database import Database
+from database import VERSION_TABLE, Database, is_earlier
 from models import Task
 from settings import load_settings
 
 
 def _migrate(connection: Connection) -> None:
+    earlier = is_earlier(connection)
     context.configure(
         connection=connection,
         target_metadata=Task.metadata,
+        version_table=VERSION_TABLE,
         transactional_ddl=True,
         render_as_batch=connection.dialect.name == "sqlite",
     )
+    if earlier:  # what says the version moves to a table of its own
+        context.get_context().stamp(context.script, "0001")
+        connection.exec_driver_sql("DROP TABLE alembic_version")
     context.run_migrations()
 
 
