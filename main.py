@@ -9,8 +9,10 @@ import logging
 import multiprocessing
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from random import getrandbits
 from time import perf_counter
 from typing import Final
@@ -36,6 +38,7 @@ log = logging.getLogger("tasks")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _EXPOSED: Final = (
     "ETag",
     "Link",
@@ -102,7 +105,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await database.open()
+            with _ended_by_signals():
+                await database.open()
         except StartupError as error:
             refuse_to_start(str(error))
         # The envelope writes the line a request; uvicorn looks whether anyone listens to its own.
@@ -170,6 +174,23 @@ def create_app(settings: Settings) -> FastAPI:
         return RedirectResponse(request.scope.get("root_path", "") + "/docs")
 
     return app
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end the process at once; uvicorn heeds it only when the start is over."""
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _ENDING}
+    for number, handler in handlers.items():
+        if getattr(getattr(handler, "__self__", None), "should_exit", False):
+            signal.raise_signal(number)  # it came while uvicorn was loading this module
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _configure_logging(settings: Settings) -> Log | None:

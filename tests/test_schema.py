@@ -1,13 +1,14 @@
 """The schema is brought to head on start-up, or the start is refused and nothing is touched."""
 
 import asyncio
+import multiprocessing
 import os
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from settings import Settings
 from tests.conftest import Database
 from tests.support.app import in_process
 from tests.support.postgres import PASSWORD, Postgres
-from tests.support.processes import Port, wait_until
+from tests.support.processes import Port, drop_root, scratch_directory, wait_until
 from tests.support.proxy import Proxy
 from tests.support.service import REPOSITORY, Service
 
@@ -465,6 +466,152 @@ def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         start(f"sqlite:///{tmp_path}/missing/tasks.db")
     assert f"{tmp_path}/missing/tasks.db" in assert_one_clear_line(refused.value)
     assert not (tmp_path / "missing").exists()
+
+
+def unprivileged(action: Callable[[], str]) -> str:
+    """Return what `action` returns in a process that is not root's."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+
+    def run() -> None:
+        if identity := drop_root():
+            os.setgroups([])
+            os.setgid(identity["group"])
+            os.setuid(identity["user"])
+        theirs.send(action())
+
+    process = fork.Process(target=run)
+    process.start()
+    theirs.close()
+    process.join(60)
+    return str(ours.recv())
+
+
+def refusal(url: str) -> str:
+    """Return the line that the start is refused with."""
+    with pytest.raises(StartupError) as refused:
+        start(url)
+    return assert_one_clear_line(refused.value)
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A directory whose owner is not root."""
+    directory = scratch_directory("nobodys", unprivileged=True)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(
+    ("file_mode", "directory_mode"),
+    [(0o400, 0o700), (0o000, 0o700), (None, 0o500), (0o600, 0o500)],
+    ids=[
+        "read-only file",
+        "secret file",
+        "no file in a read-only directory",
+        "read-only directory",
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    nobodys: Path, file_mode: int | None, directory_mode: int
+) -> None:
+    file = nobodys / "tasks.db"
+
+    def attempt() -> str:
+        if file_mode is not None:
+            file.touch()
+            file.chmod(file_mode)
+        nobodys.chmod(directory_mode)
+        return refusal(f"sqlite:///{file}")
+
+    assert re.search("[Pp]ermission denied|unable to open|readonly", unprivileged(attempt))
+
+
+def test_a_file_that_turns_read_only_is_not_ready(nobodys: Path) -> None:
+    file = nobodys / "tasks.db"
+
+    def attempt() -> str:
+        statuses = []
+        with in_process(database_url=f"sqlite:///{file}") as client:
+            for mode in (0o600, 0o400, 0o600):
+                file.chmod(mode)
+                statuses.append(client.get("/ready").status_code)
+            file.rename(nobodys / "elsewhere.db")
+            statuses.append(client.get("/ready").status_code)
+        return str(statuses)
+
+    assert unprivileged(attempt) == "[200, 503, 200, 503]"
+
+
+def test_a_directory_is_no_database(tmp_path: Path) -> None:
+    assert "Is a directory" in refusal(f"sqlite:///{tmp_path}")
+
+
+def test_the_file_of_tasks_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.db"
+    with in_process(database_url=f"sqlite:///{file}") as client:
+        client.post("/api/tasks", json={"title": "private"})
+        assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+            "tasks.db": 0o600,
+            "tasks.db-wal": 0o600,
+            "tasks.db-shm": 0o600,
+        }
+    file.chmod(0o640)
+    start(f"sqlite:///{file}")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_database_that_somebody_else_writes_to_is_waited_for_and_the_reason_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    monkeypatch.setattr(database, "_ANSWER", 0.1)
+    file = tmp_path / "tasks.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        line = refusal(f"sqlite:///{file}")
+    assert "did not answer" in line
+    assert "locked" in line
+
+
+def test_a_database_that_is_not_in_utf8_is_refused(own_postgres: Postgres) -> None:
+    for encoding in ("LATIN1", "SQL_ASCII"):
+        name = f"test_{uuid4().hex}"
+        own_postgres.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' "
+            "LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+        assert encoding in refusal(own_postgres.url(name))
+
+
+def test_what_a_server_never_lets_in_is_refused_at_once(own_postgres: Postgres) -> None:
+    url = own_postgres.url()
+    closed = own_postgres.create_database()
+    own_postgres.execute(f"REVOKE CONNECT ON DATABASE {closed.rpartition('/')[2]} FROM PUBLIC")
+    role = f"poor_{uuid4().hex}"
+    own_postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    for wrong, reason in (
+        (own_postgres.url("nowhere"), "does not exist"),
+        (url.replace("owner:", "nobody:"), "authentication failed"),
+        (url.replace(f":{PASSWORD}", ""), "no password supplied"),
+        (closed.replace("owner:", f"{role}:"), "permission denied"),
+        (f"{url}?sslmode=require", "SSL"),
+        (f"{url}?sslmode=perhaps", "sslmode"),
+    ):
+        assert reason in refusal(wrong)
+
+
+def test_a_database_that_stays_away_is_waited_for_and_the_last_reason_said(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    for away in ("nowhere.invalid", "127.0.0.1:1"):
+        line = refusal(f"postgresql://owner:{PASSWORD}@{away}/tasks")
+        assert re.search(r"did not answer for \d+ s: .*(translate|refused)", line)
+    busy = own_postgres.create_database()
+    name = busy.rpartition("/")[2]
+    own_postgres.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+    assert "not currently accepting connections" in refusal(busy)
 
 
 def test_a_database_that_comes_later_is_waited_for(own_postgres: Postgres) -> None:
