@@ -31,7 +31,7 @@ from database import Database, StartupError
 from logs import Log
 from routes.tasks import build_router
 from schemas import Health
-from settings import Settings, load_settings, refuse_to_start
+from settings import Settings, env_files, load_settings, refuse_to_start
 
 log = logging.getLogger("tasks")
 
@@ -204,7 +204,9 @@ def _configure_logging(settings: Settings) -> Log | None:
 
 def _welcome(settings: Settings, database: Database) -> list[str]:
     origins = ", ".join(settings.origins)
+    files = " and ".join(env_files()) or "neither .env.local nor .env"
     return [
+        f"settings are those of the environment and, in {os.getcwd()}, of {files}",
         f"tasks are in {database}",
         "auth is on: the token says who the user is"
         if settings.auth_on

@@ -51,8 +51,8 @@ class Tokens:
         self._checks: dict[str, Any] = {
             "leeway": _LEEWAY,
             "issuer": settings.auth_issuer,
-            "audience": settings.auth_audience,
-            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.auth_audience)},
+            "audience": settings.audiences or None,
+            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.audiences)},
         }
         # A token comes with many requests. Only those that passed are kept, each under the very key
         # that it passed with, so a key that is withdrawn takes its tokens along.
