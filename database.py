@@ -15,16 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg2
 import sqlalchemy
-from sqlalchemy import (
-    ARRAY,
-    ClauseElement,
-    Connection,
-    Engine,
-    NullPool,
-    Select,
-    literal_column,
-    make_url,
-)
+from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.engine import Dialect
@@ -51,20 +42,8 @@ QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
 _ANSWER: Final = 10.0  # seconds that the start waits for another process to finish writing
 VERSION_TABLE: Final = "tasks_schema_version"  # Alembic's own name for it is many services'
-_MARKS: Final = {"user_id", "title_folded"}  # columns that nobody else's table of tasks has
-# The columns of 0001, which is as far as the schema had come when `alembic_version` said so.
-_EARLIER: Final = (
-    "id user_id title title_folded description description_folded completed completed_at priority "
-    "due_date tags order created_at updated_at version idempotency_key idempotency_fingerprint "
-    "idempotency_replays"
-)
 _PASSING: Final = ("08", "40", "53", "55", "57", "25006")  # classes of SQLSTATE to wait out
-_PASSING_SQLITE: Final = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-)
+_PASSING_SQLITE: Final = (5, 6, 10, 13)  # SQLITE_BUSY, _LOCKED, _IOERR, _FULL
 # A refused connection comes without its SQLSTATE, so these tell by the words what no waiting
 # changes. In another language than English they are waited out.
 _FINAL: Final = re.compile(
@@ -74,12 +53,12 @@ _FINAL: Final = re.compile(
 )
 
 
-def _versions(table: str) -> Select[Any]:
-    """Return the statement that reads one of Alembic's version tables."""
-    return sqlalchemy.select(literal_column("version_num")).select_from(sqlalchemy.table(table))
+def _version_in(table: str) -> sqlalchemy.Select[Any]:
+    column: sqlalchemy.ColumnClause[str] = sqlalchemy.column("version_num")
+    return sqlalchemy.select(column).select_from(sqlalchemy.table(table))
 
 
-_version: Final = _versions(VERSION_TABLE)
+_version: Final = _version_in(VERSION_TABLE)
 
 
 class StartupError(Exception):
@@ -130,27 +109,21 @@ class Database:
         while True:
             try:
                 await asyncio.to_thread(self._bring_to_head)
-                if await self.is_current():
-                    break
-                raise StartupError("has another version's schema already")
+                await self.is_current()  # so that the first request finds a connection
+                return
             except StartupError as error:
                 raise StartupError(f"DATABASE_URL: {self} {error}") from error
-            except OSError as error:
-                raise StartupError(f"DATABASE_URL: {self}: {error.strerror}") from error
-            except (DBAPIError, Unavailable, psycopg2.Error, sqlite3.Error) as error:
-                cause = getattr(error, "orig", error.__cause__)
-                reason = _first_line(cause) if cause else "no answer"
+            except (OSError, DBAPIError, psycopg2.Error, sqlite3.Error, Unavailable) as error:
+                cause = getattr(error, "orig", error.__cause__) or error
+                reason = _first_line(cause)
                 if _is_final(cause):
                     raise StartupError(f"DATABASE_URL: {self}: {reason}") from error
                 if time.monotonic() > deadline:
                     waited = f"did not answer for {_PATIENCE:.0f} s"
                     raise StartupError(f"DATABASE_URL: {self} {waited}: {reason}") from error
             if reason != away:
-                away = reason
-                log.warning("the database is away: %s", reason)
+                log.warning("the database is away: %s", away := reason)
             await asyncio.sleep(0.5)
-        if away:
-            log.info("the database is back")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -263,7 +236,7 @@ class Database:
         with engine.begin() as connection:
             yield connection
 
-    def _engine(self) -> Engine:
+    def _engine(self) -> sqlalchemy.Engine:
         """Return what opens ordinary connections, which change nothing by being opened."""
         if self._file:
             file = self._file
@@ -282,47 +255,23 @@ class Database:
         )
 
 
-def is_earlier(connection: Connection) -> bool:
-    """Return whether the tables are ours, but from before there was a `VERSION_TABLE`.
-
-    Raises `StartupError` if a table has the name of ours and is somebody else's.
-    """
-    inspector = sqlalchemy.inspect(connection)
-    version = _rows(connection, VERSION_TABLE)
-    columns = _columns(connection).get(TASK.name, set())
-    if not inspector.has_table(TASK.name):
-        earlier, ours = False, not version
-    elif version:
-        earlier, ours = False, columns >= _MARKS
-    else:
-        earlier = columns == set(_EARLIER.split()) and _rows(connection, "alembic_version") == [
-            ("0001",)
-        ]
-        ours = earlier
-    if not ours:
-        raise StartupError(
-            f"has a {TASK.name!r} that is not this service's table; nothing was changed"
-        )
-    return earlier
-
-
 def _is_at_head(connection: Connection) -> bool:
-    columns = _columns(connection)
-    return _rows(connection, VERSION_TABLE) == [(HEAD,)] and all(
+    columns = columns_in(connection)
+    return versions_in(connection, VERSION_TABLE) == [HEAD] and all(
         columns.get(name, set()) >= set(table.c.keys())
         for name, table in TASK.metadata.tables.items()
     )
 
 
-def _rows(connection: Connection, table: str) -> list[tuple[str, ...]]:
-    """Return the versions that a version table says; none where there is no such table."""
+def versions_in(connection: Connection, table: str) -> list[str]:
+    """Return what one of Alembic's version tables says; nothing where there is no such table."""
     if not sqlalchemy.inspect(connection).has_table(table):
         return []
-    return [tuple(row) for row in connection.execute(_versions(table))]
+    return list(connection.scalars(_version_in(table)))
 
 
-def _columns(connection: Connection) -> dict[str, set[str]]:
-    """Return the names of columns by table, for tables that are called like ours."""
+def columns_in(connection: Connection) -> dict[str, set[str]]:
+    """Return the names of the columns of each table that is called like one of ours."""
     found = sqlalchemy.inspect(connection).get_multi_columns(filter_names=[*TASK.metadata.tables])
     return {name: {column["name"] for column in found[_, name]} for _, name in found}
 
@@ -331,8 +280,10 @@ def _is_writable(file: str) -> bool:
     return os.path.isfile(file) and os.access(file, os.R_OK | os.W_OK)
 
 
-def _is_final(error: BaseException | None) -> bool:
+def _is_final(error: BaseException) -> bool:
     """Return whether waiting will not help."""
+    if isinstance(error, OSError):
+        return True
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING_SQLITE
     if code := getattr(error, "pgcode", None):
