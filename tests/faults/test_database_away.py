@@ -1,11 +1,13 @@
 """A database that goes away, breaks or keeps silent costs a 503 each, and no more (section 5)."""
 
 import re
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -137,6 +139,48 @@ def test_a_service_that_starts_before_its_database_waits_for_it(setup: Setup, ho
         service.wait_ready(20)
         assert client.get("/ready").status_code == 200
         assert client.post("/api/tasks", json={"title": "x"}).status_code == 201
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("how", ["refusing", "frozen"])
+def test_sigterm_ends_a_start_that_waits_at_once(setup: Setup, how: str, workers: int) -> None:
+    url = setup.proxy.through(setup.postgres.create_database())
+    setup.leave(how)
+    connections = setup.proxy.counts.connections
+    try:
+        with closing(Service(DATABASE_URL=url, workers=workers)) as service:
+            service.start(wait=False)
+            if how == "frozen":
+                wait_until(lambda: setup.proxy.counts.connections > connections, "it has asked")
+            else:
+                wait_until(lambda: "the database is away" in service.log, "it has asked")
+            started = time.monotonic()
+            assert service.stop() in (0, -15)
+            assert time.monotonic() - started < 10  # not the half minute of its patience
+            assert "Traceback" not in service.log
+    finally:
+        setup.come_back(how)
+
+
+def test_sigterm_while_the_service_is_loaded_is_not_lost(setup: Setup) -> None:
+    setup.leave("refusing")
+    try:
+        with closing(Service(DATABASE_URL=setup.proxy.through(setup.postgres.url()))) as service:
+            service.start(wait=False)
+            wait_until(lambda: handles_sigterm(service.pids[0]), "uvicorn handles signals")
+            assert "away" not in service.log
+            started = time.monotonic()
+            assert service.stop() == -15
+            assert time.monotonic() - started < 20
+    finally:
+        setup.come_back("refusing")
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Return whether the process catches the signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", status)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.fixture
