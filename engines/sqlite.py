@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, cast
 
+from engines import DEADLINE
 from errors import Unavailable
 
 Rows = tuple[list[tuple[Any, ...]], int]
@@ -66,7 +67,14 @@ class Pool:
         self._writes: deque[_Write] = deque()
         self._writer: asyncio.Task[None] | None = None
 
-    async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
+    async def run(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        repeatable: bool,
+        deadline: float = DEADLINE,
+    ) -> Rows:
         """Run one statement and return what came back."""
         loop = asyncio.get_running_loop()
         try:
