@@ -77,7 +77,7 @@ class Gatherer:
         loop = asyncio.get_running_loop()
         latest = loop.time() - DEADLINE + GRACE
         while self._waiting and self._waiting[0].since <= latest:
-            self._waiting.popleft().fail(self._pool.refusal())
+            self._waiting.popleft().fail(Undone())
         self._expiry = None
         if self._waiting:
             due = self._waiting[0].since + DEADLINE - GRACE

@@ -62,6 +62,11 @@ def connection_options(dsn: str) -> dict[str, Any]:
 class Undone(Unavailable):
     """503 after which nothing was done: never sent, or stopped and rolled back by the server."""
 
+    def __init__(
+        self, detail: str = "The database did not get to this in time; nothing was done."
+    ) -> None:
+        super().__init__(detail)
+
 
 class _Job:
     """A statement on its way, until when, and the future of its rows."""
@@ -139,7 +144,7 @@ class _Connection:
         trip, and nothing is left in the session.
         """
         if (tenths := job.limit()) < 1:
-            job.fail(self._pool.refusal())
+            job.fail(Undone())
             return False
         self.job = job
         try:
@@ -147,8 +152,10 @@ class _Connection:
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
-        # What fits the socket's empty buffer is written whole: only its answer is to come.
-        return len(self._cursor.query) <= _SMALL or not self._advance()
+        # What fits the socket's empty buffer is written whole: only its answer is to come. But a
+        # socket that libpq found dead is closed by now, and nobody would tell.
+        whole = len(self._cursor.query) <= _SMALL and self._raw.fileno() == self._fd
+        return whole or not self._advance()
 
     def _ready(self) -> None:
         if self.job is None:
@@ -255,7 +262,7 @@ class Pool:
             async with asyncio.timeout(deadline - GRACE):
                 await self._long.acquire()
         except TimeoutError:
-            raise self.refusal() from None
+            raise Undone from None
         waited = loop.time() - began
         rows = self.start(sql, parameters, repeatable=repeatable, deadline=deadline, waited=waited)
         rows.add_done_callback(lambda _: self._long.release())
@@ -337,12 +344,6 @@ class Pool:
         else:
             job.fail(Unavailable(_UNKNOWN))
 
-    def refusal(self) -> Undone:
-        """Return what to say to who has waited in vain, and was never sent."""
-        if self._away:
-            return Undone()
-        return Undone("The database is too busy; nothing was done. Try again later.")
-
     def send_again(self, job: _Job) -> None:
         """Start over with a job, before those that have waited less."""
         if not job.rows.done():
@@ -401,7 +402,7 @@ class Pool:
         now = asyncio.get_running_loop().time()
         for job in self._waiting:
             if job.deadline - GRACE < now:
-                job.fail(self.refusal())
+                job.fail(Undone())
         self._waiting = deque(job for job in self._waiting if not job.rows.done())
         busy = [(connection, connection.job) for connection in self._open if connection.job]
         for connection, job in busy:

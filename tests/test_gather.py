@@ -144,9 +144,6 @@ class StandIn:
         self.sent.append((sql, parameters, rows))
         return rows
 
-    def refusal(self) -> Undone:
-        return Undone("too late")
-
 
 async def _three_calls(pool: StandIn, *, repeatable: bool = False) -> list[asyncio.Task[Rows]]:
     """Make three calls that share a statement, behind one that is under way."""
