@@ -131,10 +131,10 @@ class _Connection:
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._ready)
+        self._loop.add_reader(self._fd, self.ready)
 
     def silent(self) -> bool:
-        """Return whether an idle connection is alive: a server speaks then only to say good-bye."""
+        """Return whether there is nothing to read: what an idle server says is good-bye."""
         return not self._poller.poll(0)
 
     def send(self, job: _Job) -> bool:
@@ -152,14 +152,14 @@ class _Connection:
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
-        # What fits the socket's empty buffer is written whole: only its answer is to come. But a
-        # socket that libpq found dead is closed by now, and nobody would tell.
-        whole = len(self._cursor.query) <= _SMALL and self._raw.fileno() == self._fd
-        return whole or not self._advance()
+        # What fits the socket's empty buffer is written whole: only its answer is to come.
+        return len(self._cursor.query) <= _SMALL or not self._advance()
 
-    def _ready(self) -> None:
+    def ready(self) -> None:
+        """Read or write what there is to."""
         if self.job is None:
-            self._pool.discard(self)
+            if not self.silent():  # else a tick was faster than the loop
+                self._pool.discard(self)
         elif self._advance():
             self._pool.release(self)
 
@@ -172,7 +172,7 @@ class _Connection:
         if (state == POLL_WRITE) != self._writing:
             self._writing = not self._writing
             if self._writing:  # larger than the socket's buffer
-                self._loop.add_writer(self._fd, self._ready)
+                self._loop.add_writer(self._fd, self.ready)
             else:
                 self._loop.remove_writer(self._fd)
         return state == POLL_OK and self._end(None)
@@ -406,7 +406,9 @@ class Pool:
         self._waiting = deque(job for job in self._waiting if not job.rows.done())
         busy = [(connection, connection.job) for connection in self._open if connection.job]
         for connection, job in busy:
-            if job.deadline + _FROZEN < now:
+            if not connection.silent():  # uvloop tells of a reset once, maybe with an answer
+                connection.ready()
+            elif job.deadline + _FROZEN < now:
                 self.discard(connection)
             elif job.deadline < now and not job.rows.done():
                 self._log_away(TimeoutError())

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 from psycopg2.sql import SQL, Identifier
 
+from tests.faults.conftest import BUSY
 from tests.support.api import create
 from tests.support.load import Client, Load, Request, all_tasks, at_once, creation, locked
 from tests.support.postgres import Postgres
@@ -24,34 +25,6 @@ from tests.support.service import REPOSITORY, Service
 
 POOL = 3
 LATE = 5.5  # seconds: the deadline, a tick, and a machine that is busy
-BUSY = """SELECT count(*) FROM pg_stat_activity
-          WHERE datname = %s AND state = 'active' AND pid <> pg_backend_pid()"""
-
-
-@pytest.fixture
-def url(own_postgres: Postgres) -> str:
-    return own_postgres.create_database()
-
-
-@pytest.fixture
-def busy(own_postgres: Postgres, url: str) -> Iterator[list[int]]:
-    """How many statements the server was running on that database, looked at all the while."""
-    counts: list[int] = []
-    ended = threading.Event()
-
-    def look() -> None:
-        with closing(psycopg2.connect(own_postgres.url())) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                while not ended.wait(0.02):
-                    cursor.execute(BUSY, (urlsplit(url).path[1:],))
-                    counts.append(cursor.fetchall()[0][0])
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    yield counts
-    ended.set()
-    thread.join()
 
 
 @contextmanager
