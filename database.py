@@ -143,7 +143,10 @@ class Database:
                 rows, touched = await gatherer.run(parameters)
             else:
                 rows, touched = await self._pool.run(
-                    compiled.sql, parameters, repeatable=query.repeatable
+                    compiled.sql,
+                    parameters,
+                    repeatable=query.repeatable,
+                    deadline=query.deadline,
                 )
         finally:
             self._pending -= 1

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
+from engines import DEADLINE
 from errors import Unavailable
 
 Rows = tuple[list[tuple[Any, ...]], int]
 Parameters = Mapping[str, Any]
 
-DEADLINE: Final = 4.0  # seconds that a statement may take, waiting included
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
 _GRACE: Final = 0.6  # seconds past its deadline in which an interrupted statement has ended

@@ -24,6 +24,9 @@ from tests.support.proxy import Proxy
 from tests.support.service import REPOSITORY, Service
 
 CLIENTS = 30
+AWAY = "The database is not available right now."
+LATE = "The database did not get to this in time; nothing was done."
+UNKNOWN = "The database went silent before it answered; whether the change was made is not known."
 
 
 @dataclass
@@ -94,7 +97,7 @@ def test_an_outage_under_load_costs_503s_and_nothing_else(
                 refusal = client.get(path)
                 detail = assert_problem(refusal, 503)
                 assert int(refusal.headers["retry-after"]) >= 1
-                assert detail == "The database is not available right now."
+                assert detail in (AWAY, LATE)
             load.wait_for(503, wave)
             assert service.memory() < memory + 30_000_000
 
@@ -111,7 +114,7 @@ def test_an_outage_under_load_costs_503s_and_nothing_else(
         assert max(answer.seconds for answer in refused) < 5
         for answer in refused[:: len(refused) // 20 + 1]:
             assert answer.headers["retry-after"].isdigit()
-            assert problem(answer).json()["detail"] == detail
+            assert problem(answer).json()["detail"] in (AWAY, LATE, UNKNOWN)
         assert {answer.status for answer in load.answers} <= {200, 201, 503}
         assert {answer.status for answer in load.since(back + 2)} <= {200, 201}
         assert service.pids == pids

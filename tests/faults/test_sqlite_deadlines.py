@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from engines import sqlite
+from engines import DEADLINE, sqlite
 from engines.sqlite import Pool
 from tests.integration.test_sqlite import (
     BUSY,
@@ -36,7 +36,7 @@ SLOW_WRITE = f"INSERT INTO notes (text) {HOURS} SELECT 'slow ' || i FROM n"
 QUICK_READ = "SELECT 1"
 
 
-def run(pool: Pool, sql: str, owner: str, deadline: float = sqlite.DEADLINE) -> Any:
+def run(pool: Pool, sql: str, owner: str, deadline: float = DEADLINE) -> Any:
     return asyncio.ensure_future(
         pool.run(sql, {"owner": owner}, repeatable=False, deadline=deadline)
     )

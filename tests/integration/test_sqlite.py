@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines import sqlite
+from engines import DEADLINE, sqlite
 from engines.sqlite import Pool, Rows
 from errors import Unavailable
 from tests.support.load import locked
@@ -37,7 +37,7 @@ async def pool_on(path: str) -> AsyncIterator[Pool]:
         await pool.close()
 
 
-async def insert_all(pool: Pool, *texts: str, deadline: float = sqlite.DEADLINE) -> list[Any]:
+async def insert_all(pool: Pool, *texts: str, deadline: float = DEADLINE) -> list[Any]:
     """What became of inserting each text, all asked for at once: rows or an exception."""
     calls = (
         pool.run(INSERT, {"text": text}, repeatable=False, deadline=deadline) for text in texts
