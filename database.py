@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import psycopg2
 import sqlalchemy
-from sqlalchemy import ARRAY, ClauseElement, Connection, make_url
+from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
@@ -38,9 +40,25 @@ _FLOAT8: Final = 701
 _LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
 QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
-_version: Final[ClauseElement] = sqlalchemy.select(
-    sqlalchemy.literal_column("version_num")
-).select_from(sqlalchemy.table("alembic_version"))
+_ANSWER: Final = 10.0  # seconds that the start waits for another process to finish writing
+VERSION_TABLE: Final = "tasks_schema_version"  # Alembic's own name for it is many services'
+_PASSING: Final = ("08", "40", "53", "55", "57", "25006")  # classes of SQLSTATE to wait out
+_PASSING_SQLITE: Final = (5, 6, 10, 13)  # SQLITE_BUSY, _LOCKED, _IOERR, _FULL
+# A refused connection comes without its SQLSTATE, so these tell by the words what no waiting
+# changes. In another language than English they are waited out.
+_FINAL: Final = re.compile(
+    r"authentication failed|pg_hba\.conf|password supplied|not permitted|permission denied for"
+    r"|(role|database) .* does not exist|no such (user|database)|not found|certificate"
+    r"|not support SSL|^invalid "
+)
+
+
+def _version_in(table: str) -> sqlalchemy.Select[Any]:
+    column: sqlalchemy.ColumnClause[str] = sqlalchemy.column("version_num")
+    return sqlalchemy.select(column).select_from(sqlalchemy.table(table))
+
+
+_version: Final = _version_in(VERSION_TABLE)
 
 
 class StartupError(Exception):
@@ -87,17 +105,24 @@ class Database:
         """Get ready to run statements, with the schema at head, or raise `StartupError`."""
         self._pool = sqlite.Pool(self._file) if self._file else postgres.Pool(self._url, self._size)
         deadline = time.monotonic() + _PATIENCE
+        away = ""
         while True:
             try:
-                if not await self.is_current():
-                    await asyncio.to_thread(self._bring_to_head)
+                await asyncio.to_thread(self._bring_to_head)
+                await self.is_current()  # so that the first request finds a connection
                 return
-            except (Unavailable, OperationalError) as error:
+            except StartupError as error:
+                raise StartupError(f"DATABASE_URL: {self} {error}") from error
+            except (OSError, DBAPIError, psycopg2.Error, sqlite3.Error, Unavailable) as error:
+                cause = getattr(error, "orig", error.__cause__) or error
+                reason = _first_line(cause)
+                if _is_final(cause):
+                    raise StartupError(f"DATABASE_URL: {self}: {reason}") from error
                 if time.monotonic() > deadline:
-                    reason = f"did not answer for {_PATIENCE:.0f} s"
-                    raise StartupError(f"DATABASE_URL: {self} {reason}") from error
-            except (psycopg2.Error, sqlite3.Error) as error:
-                raise StartupError(f"DATABASE_URL: {self}: {_first_line(error)}") from error
+                    waited = f"did not answer for {_PATIENCE:.0f} s"
+                    raise StartupError(f"DATABASE_URL: {self} {waited}: {reason}") from error
+            if reason != away:
+                log.warning("the database is away: %s", away := reason)
             await asyncio.sleep(0.5)
 
     async def close(self) -> None:
@@ -118,7 +143,10 @@ class Database:
                 rows, touched = await gatherer.run(parameters)
             else:
                 rows, touched = await self._pool.run(
-                    compiled.sql, parameters, repeatable=query.repeatable
+                    compiled.sql,
+                    parameters,
+                    repeatable=query.repeatable,
+                    deadline=query.deadline,
                 )
         finally:
             self._pending -= 1
@@ -139,6 +167,8 @@ class Database:
 
     async def is_current(self) -> bool:
         """Return whether the database has the schema that this code is written for."""
+        if self._file and not _is_writable(self._file):
+            raise Unavailable("The database's file cannot be written.")
         try:
             return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
         except psycopg2.errors.UndefinedTable:
@@ -173,53 +203,97 @@ class Database:
 
     def _bring_to_head(self) -> None:
         """Upgrade the schema in one transaction, while every other process that starts up waits."""
-        from alembic import command  # only who upgrades pays for loading it
+        with closing(self._engine().connect()) as connection:
+            if not self._file:
+                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+                if encoding != "UTF8":
+                    raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
+            if _is_at_head(connection):  # nobody is held up, and Alembic not loaded
+                return
+
+        from alembic import command
         from alembic.config import Config
         from alembic.util import CommandError
 
-        with self.schema_transaction() as connection:
-            tables = sqlalchemy.inspect(connection).get_table_names()
-            if TASK.name in tables and "alembic_version" not in tables:
-                raise StartupError(
-                    f"DATABASE_URL: {self} already has a table {TASK.name!r} that is not this "
-                    "service's; nothing was changed"
-                )
-            config = Config()
-            config.set_main_option("script_location", str(_MIGRATIONS))
-            config.attributes["connection"] = connection
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self.schema_transaction() as config.attributes["connection"]:
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
-                raise StartupError(
-                    f"DATABASE_URL: {self} has a schema not of this service: {error}"
-                ) from error
+                raise StartupError(f"has a schema not of this service: {error}") from error
             except DBAPIError as error:
                 if error.connection_invalidated:
                     raise
+                reason = _first_line(error.orig)
                 raise StartupError(
-                    f"DATABASE_URL: {self} keeps the schema that it has, since the upgrade failed: "
-                    f"{_first_line(error.orig)}"
+                    f"keeps the schema that it has, since the upgrade failed: {reason}"
                 ) from error
 
     @contextmanager
     def schema_transaction(self) -> Iterator[Connection]:
         """Open the one transaction in which the schema may change."""
+        lock = "BEGIN IMMEDIATE" if self._file else f"SELECT pg_advisory_xact_lock({_LOCK})"
+        engine = self._engine()
+        sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
+        with engine.begin() as connection:
+            yield connection
+
+    def _engine(self) -> sqlalchemy.Engine:
+        """Return what opens ordinary connections, which change nothing by being opened."""
         if self._file:
             file = self._file
-            engine = sqlalchemy.create_engine("sqlite://", creator=lambda: sqlite.connect(file))
-            lock = "BEGIN IMMEDIATE"
-        else:
-            options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
-            engine = sqlalchemy.create_engine(
-                "postgresql+psycopg2://", creator=lambda: psycopg2.connect(self._url, **options)
+            if not _is_writable(file):  # who may not read it here may not read its -wal either
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            return sqlalchemy.create_engine(
+                "sqlite://",
+                creator=lambda: sqlite3.connect(file, timeout=_ANSWER, isolation_level=None),
+                poolclass=NullPool,
             )
-            lock = f"SELECT pg_advisory_xact_lock({_LOCK})"
-        sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
-        try:
-            with engine.begin() as connection:
-                yield connection
-        finally:
-            engine.dispose()
+        options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
+        return sqlalchemy.create_engine(
+            "postgresql+psycopg2://",
+            creator=lambda: psycopg2.connect(self._url, **options),
+            poolclass=NullPool,
+        )
+
+
+def _is_at_head(connection: Connection) -> bool:
+    columns = columns_in(connection)
+    return versions_in(connection, VERSION_TABLE) == [HEAD] and all(
+        columns.get(name, set()) >= set(table.c.keys())
+        for name, table in TASK.metadata.tables.items()
+    )
+
+
+def versions_in(connection: Connection, table: str) -> list[str]:
+    """Return what one of Alembic's version tables says; nothing where there is no such table."""
+    if not sqlalchemy.inspect(connection).has_table(table):
+        return []
+    return list(connection.scalars(_version_in(table)))
+
+
+def columns_in(connection: Connection) -> dict[str, set[str]]:
+    """Return the names of the columns of each table that is called like one of ours."""
+    found = sqlalchemy.inspect(connection).get_multi_columns(filter_names=[*TASK.metadata.tables])
+    return {name: {column["name"] for column in found[_, name]} for _, name in found}
+
+
+def _is_writable(file: str) -> bool:
+    return os.path.isfile(file) and os.access(file, os.R_OK | os.W_OK)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return whether waiting will not help."""
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING_SQLITE
+    if code := getattr(error, "pgcode", None):
+        return not code.startswith(_PASSING)
+    # One line for each host that was tried, or each way (with TLS and without).
+    refusals = re.findall(r"^(?:connection to .* failed: |invalid ).*", str(error), re.MULTILINE)
+    return bool(refusals) and all(map(_FINAL.search, refusals))
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -9,8 +9,10 @@ import logging
 import multiprocessing
 import os
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import getrandbits
 from time import perf_counter
@@ -30,16 +32,16 @@ from database import Database, StartupError
 from logs import Log
 from routes.tasks import build_router
 from schemas import Health
-from settings import Settings, load_settings, refuse_to_start
+from settings import Settings, env_files, load_settings, refuse_to_start
 
 log = logging.getLogger("tasks")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_OPEN: Final[dict[str, Any]] = {
-    "security": []
-}  # what the document says of calls that need no token
+# In the document: a call that needs no token.
+_OPEN: Final[dict[str, Any]] = {"security": []}
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _EXPOSED: Final = (
     "ETag",
     "Link",
@@ -117,7 +119,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await database.open()
+            with _ended_by_signals():
+                await database.open()
         except StartupError as error:
             refuse_to_start(str(error))
         # The envelope writes the line a request; uvicorn looks whether anyone listens to its own.
@@ -189,6 +192,23 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end the process at once; uvicorn heeds it only when the start is over."""
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _ENDING}
+    for number, handler in handlers.items():
+        if getattr(getattr(handler, "__self__", None), "should_exit", False):
+            signal.raise_signal(number)  # it came while uvicorn was loading this module
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _configure_logging(settings: Settings) -> Log | None:
     """Make the log's only handler; return it if the level lets the lines of requests through."""
     lines = Log()
@@ -200,7 +220,9 @@ def _configure_logging(settings: Settings) -> Log | None:
 
 def _welcome(settings: Settings, database: Database) -> list[str]:
     origins = ", ".join(settings.origins)
+    files = " and ".join(env_files()) or "neither .env.local nor .env"
     return [
+        f"settings are those of the environment and, in {os.getcwd()}, of {files}",
         f"tasks are in {database}",
         "auth is on: the token says who the user is"
         if settings.auth_on

@@ -88,8 +88,11 @@ class Account(SQLModel, table=True):
     """Who may log in; `id` is the `user_id` of the account's tasks, which go when it goes.
 
     `email` is shown as it was given, `email_folded` is what tells one from another. `generation` is
-    that of the tokens that still count.
+    that of the tokens that still count. The table is not called `account`: Better Auth's is, and it
+    may share the database.
     """
+
+    __tablename__ = "task_account"
 
     id: str = Field(primary_key=True, sa_type=CodePointText)
     email: str = Field(sa_type=Text)
@@ -106,7 +109,7 @@ class FailedLogin(SQLModel, table=True):
     Both are keyed hashes: an e-mail that nobody has an account for is still somebody's.
     """
 
-    __tablename__ = "failed_login"
+    __tablename__ = "task_failed_login"
 
     email: str = Field(primary_key=True, sa_type=CodePointText)
     address: str = Field(primary_key=True, sa_type=CodePointText)
@@ -115,6 +118,6 @@ class FailedLogin(SQLModel, table=True):
 
 
 ACCOUNT = Account.__table__  # type: ignore[attr-defined]
-Index("account_email_folded", ACCOUNT.c.email_folded, unique=True)
+Index("task_account_email_folded", ACCOUNT.c.email_folded, unique=True)
 FAILED_LOGIN = FailedLogin.__table__  # type: ignore[attr-defined]
-Index("failed_login_failed_at", FAILED_LOGIN.c.failed_at)
+Index("task_failed_login_failed_at", FAILED_LOGIN.c.failed_at)

@@ -196,7 +196,9 @@ def _complete(operation: Json, shared: Json) -> None:
         if parameter["in"] != "query" or parameter["name"] not in UNDOCUMENTED:
             parameter["schema"].pop("description", None)
             name = f"{parameter['in']}-{parameter['name']}"
-            shared[name] = parameter
+            if shared.setdefault(name, parameter) != parameter:
+                name = f"{operation['operationId']}-{parameter['name']}"
+                shared[name] = parameter
             kept.append(_ref("parameters", name))
     operation["parameters"] = kept
     for answer in operation["responses"].values():

@@ -41,6 +41,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
+from engines import BULK_DEADLINE, DEADLINE
 from fields import timestamp
 from models import TASK, TextList
 from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
@@ -76,6 +77,7 @@ class Query(NamedTuple):
     parameters: Mapping[str, Any]
     repeatable: bool = False
     many: ClauseElement | None = None  # the same for many callers at once, see below
+    deadline: float = DEADLINE  # seconds
 
 
 def now() -> datetime:
@@ -231,12 +233,13 @@ def list_tasks(owner: str, wanted: TaskQuery) -> Query:
 def update_tasks(owner: str, wanted: TaskFilter, change: TaskUpdate) -> Query:
     """Nothing but the number of rows: the change made to every match."""
     statement = _update_all(_shape(wanted), tuple(sorted(change.model_fields_set)))
-    return Query(statement, _values(owner, wanted) | _new_values(change))
+    values = _values(owner, wanted) | _new_values(change)
+    return Query(statement, values, deadline=BULK_DEADLINE)
 
 
 def delete_tasks(owner: str, wanted: TaskFilter) -> Query:
     """Nothing but the number of rows: every match deleted."""
-    return Query(_delete_all(_shape(wanted)), _values(owner, wanted))
+    return Query(_delete_all(_shape(wanted)), _values(owner, wanted), deadline=BULK_DEADLINE)
 
 
 def count_tasks(owner: str, wanted: TaskFilter) -> Query:

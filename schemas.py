@@ -276,6 +276,14 @@ _ByField: Any = create_model("_ByField", __config__=ConfigDict(extra="forbid"), 
 UNDOCUMENTED: Final = frozenset(_ByField.model_fields) | {"_order", "_end", "_page"}
 
 
+_Q = Where("text", "like")
+_SEARCH: Final[Any] = Field(
+    "",
+    validation_alias=AliasChoices("q", "search"),
+    description="Text in title or description, in upper or lower case.",
+)
+
+
 class TaskFilter(_ByField):
     """Which tasks: all that is given must hold. What is not declared is refused: a misspelt filter
     on a bulk delete must not match everything.
@@ -286,16 +294,7 @@ class TaskFilter(_ByField):
         AfterValidator({"all": _ANY, "pending": False, "completed": True}.get),
         Where("completed", "eq"),
     ] = Field("all", description="Whether completed.")
-    q: Annotated[
-        _Folded,
-        AfterValidator(lambda text: text or _ANY),
-        WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 10_000}),
-        Where("text", "like"),
-    ] = Field(
-        "",
-        validation_alias=AliasChoices("q", "search"),
-        description="Text in title or description, in upper or lower case.",
-    )
+    q: Annotated[_Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
     priority: Annotated[
         list[Priority], _AsList, AfterValidator(_ranks), Where("priority", "in")
     ] = Field([], description="Repeat it for any of several.")
@@ -344,6 +343,8 @@ class BulkFilter(TaskFilter):
     """Which tasks a bulk call changes. An empty value is refused: it is a form left blank; but
     `due_date=` means those without one.
     """
+
+    q: Annotated[_Folded, WithJsonSchema({"type": "string", "minLength": 1}), _Q] = _SEARCH
 
     @field_validator("*", mode="before")
     @classmethod

@@ -1,11 +1,14 @@
 """Every setting of the service, read once from the environment, then `.env.local`, then `.env`."""
 
+import difflib
 import multiprocessing
 import os
 import re
 import sys
-from typing import Annotated, Literal, NoReturn, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn, Self
 
+from dotenv.parser import parse_stream
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from pydantic import (
@@ -17,7 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, Url
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,7 +28,9 @@ from sqlalchemy.exc import ArgumentError
 from errors import rule
 from fields import UserId
 
-_ORIGIN = re.compile(r"https?://[^/?#\s,]+")
+_ENV_FILES: Final = (".env", ".env.local")  # of the working directory; the later goes first
+_HOST: Final = re.compile(r"[\w.:%-]*|/[^@]*")  # a name, an address, or a socket's directory
+_NO_PAGES: Final = ("ftp:", "ws:", "wss:", "data:", "blob:", "javascript:")  # no page has these
 
 
 def refuse_to_start(reason: str) -> NoReturn:
@@ -46,7 +51,7 @@ def _must(rule: str) -> PydanticCustomError:
 class Settings(BaseSettings):
     """The settings, one attribute a variable; the README's table says what each does."""
 
-    model_config = SettingsConfigDict(env_file=(".env", ".env.local"), extra="ignore")
+    model_config = SettingsConfigDict(env_file=_ENV_FILES, extra="ignore")
 
     database_url: SecretStr = SecretStr("sqlite:///tasks.db")
     cors_origins: str = ""
@@ -55,7 +60,7 @@ class Settings(BaseSettings):
     auth_secret: SecretStr | None = None
     auth_jwks_url: HttpUrl | None = None
     auth_issuer: Annotated[str, Field(min_length=1)] | None = None
-    auth_audience: Annotated[str, Field(min_length=1)] | None = None
+    auth_audience: Annotated[str, Field(pattern=r"[^\s,]")] | None = None  # a comma list
     auth_accounts: bool = False
     auth_token_days: Annotated[int, Field(ge=1, le=365)] = 7
     log_level: Annotated[
@@ -63,15 +68,27 @@ class Settings(BaseSettings):
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
     ] = "info"
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_blanks(cls, value: Any) -> Any:
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("database_url")
     @classmethod
     def _a_database_we_speak(cls, url: SecretStr) -> SecretStr:
         value = url.get_secret_value()
         if value.startswith(("postgres://", "postgresql://")):
             try:
-                parse_dsn(value)
+                given = parse_dsn(value)
             except ProgrammingError:
                 raise _must("must be a PostgreSQL URL that libpq can read") from None
+            hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
+            if (
+                not all(map(_HOST.fullmatch, hosts))
+                or not all(port == "" or (port.isdecimal() and int(port) < 65536) for port in ports)
+                or "@" in given.get("dbname", "")
+            ):  # one of these is a piece of the password, and what fails would say it
+                raise _must("must have its password percent-encoded: %40 for @, %2F for /")
             return url
         try:
             parsed = make_url(value)
@@ -79,6 +96,8 @@ class Settings(BaseSettings):
             raise _must("must be a sqlite:/// or postgresql:// URL") from None
         if parsed.drivername != "sqlite":
             raise _must("must be a sqlite:/// or postgresql:// URL")
+        if parsed.host or parsed.username or parsed.query or "://" in (parsed.database or ""):
+            raise _must("must be sqlite:/// and the path of a file, and nothing else")
         if parsed.database in (None, "", ":memory:"):
             raise _must("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
         return url
@@ -101,10 +120,13 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins(cls, value: str) -> str:
-        for origin in filter(None, map(str.strip, value.split(","))):
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise _must("must be * or a comma list of origins like https://app.example.com")
+    def _origins_that_match(cls, value: str) -> str:
+        for origin in _listed(value):
+            if value != "*" and not _is_origin(origin):
+                raise _must(
+                    "must be * or a comma list of origins as browsers say them: "
+                    "https://app.example.com, without a path, a usual port, * or capital letters"
+                )
         return value
 
     @model_validator(mode="after")
@@ -125,12 +147,56 @@ class Settings(BaseSettings):
     @property
     def origins(self) -> list[str]:
         """The origins of `CORS_ORIGINS`; empty means this machine's own pages."""
-        return [origin for origin in map(str.strip, self.cors_origins.split(",")) if origin]
+        return _listed(self.cors_origins)
+
+    @property
+    def audiences(self) -> list[str]:
+        """The audiences of `AUTH_AUDIENCE`, of which a token must name one; empty: not checked."""
+        return _listed(self.auth_audience or "")
+
+
+def _listed(value: str) -> list[str]:
+    return [item for item in map(str.strip, value.split(",")) if item]
+
+
+def _is_origin(text: str) -> bool:
+    """Return whether a browser can say this, letter by letter, in `Origin` (WHATWG URL)."""
+    if text != text.lower() or text.startswith(_NO_PAGES) or re.search(r"[*@?#%\\]", text):
+        return False
+    try:
+        url = Url(text)
+    except ValueError:
+        return False
+    return f"{text}/" == str(url) or (text == str(url) and bool(url.host) and not url.path)
+
+
+def env_files() -> list[str]:
+    """Return which of the files that settings can be in are there, the first to be asked first."""
+    return [name for name in reversed(_ENV_FILES) if Path(name).is_file()]
+
+
+def _check_names() -> None:
+    """Stop the start where a file, or the name of a variable, would be passed over in silence."""
+    names = set(os.environ)
+    for file in env_files():
+        with open(file, encoding="utf-8") as lines:
+            for binding in parse_stream(lines):
+                if binding.error or (binding.key and binding.value is None):
+                    line = binding.original.line + binding.original.string.rstrip().count("\n")
+                    refuse_to_start(f"{file}: line {line} is not NAME=value")
+                names.add(binding.key or "")
+    # Of auth alone: without it everybody is let in, and near no other names are there others' too.
+    ours = {name.upper() for name in Settings.model_fields}
+    for name in sorted({name.upper() for name in names} - ours):
+        meant = difflib.get_close_matches(name, [name for name in ours if "AUTH_" in name], 1, 0.85)
+        if meant:
+            refuse_to_start(f"{name} is no setting: {meant[0]} is meant, or another name is needed")
 
 
 def load_settings() -> Settings:
     """Return the settings, or stop the start with one line that names the bad variable."""
     try:
+        _check_names()
         return Settings()
     except ValidationError as invalid:
         error = invalid.errors(include_input=False, include_url=False)[0]
@@ -138,3 +204,5 @@ def load_settings() -> Settings:
         refuse_to_start(f"{name}: {rule(error)}" if name else str(error["msg"]))
     except UnicodeDecodeError:
         refuse_to_start(".env and .env.local must be in UTF-8, and one of them is not")
+    except OSError as error:
+        refuse_to_start(f"{error.filename}: {error.strerror}")

@@ -6,11 +6,16 @@ token (RFC 8725 section 3.1): `AUTH_SECRET` means HS256, `AUTH_JWKS_URL` means t
 """
 
 import asyncio
+import json
 import logging
+import threading
 import time
 import warnings
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, Final
+from urllib.request import HTTPRedirectHandler, build_opener
+from urllib.request import Request as Fetch
 
 import jwt
 from fastapi import Request
@@ -31,7 +36,8 @@ _LONGEST: Final = 8192  # characters of a token
 _KEYS_LIFE: Final = 300.0  # seconds until the set is fetched again, to forget what was withdrawn
 _COOL_DOWN: Final = 10.0  # seconds between two fetches for a key that is not in the set
 _RETRY: Final = 1.0  # seconds between two tries while there is no set at all
-_PATIENCE: Final = 5.0  # seconds that a fetch, or a request for its sake, waits for the other side
+_PATIENCE: Final = 5.0  # seconds that a fetch may take, all in all
+_LARGEST: Final = 1_000_000  # bytes of a set
 _HEAD_START: Final = 1.0  # seconds that the start waits for the first set
 _ALGORITHMS: Final = {"OKP": "EdDSA", "EC": "ES256", "RSA": "RS256"}  # by the type of the key
 _user_id: Final[TypeAdapter[str]] = TypeAdapter(UserId)
@@ -53,8 +59,8 @@ class Tokens:
         self._checks: dict[str, Any] = {
             "leeway": _LEEWAY,
             "issuer": settings.auth_issuer,
-            "audience": settings.auth_audience,
-            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.auth_audience)},
+            "audience": settings.audiences or None,
+            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.audiences)},
         }
         self._days = settings.auth_token_days
         self.accounts = None
@@ -133,10 +139,7 @@ class KeySet:
     """The public keys at a JWKS URL, kept while the URL does not answer."""
 
     def __init__(self, url: str) -> None:
-        # urllib's own User-Agent is one that Cloudflare turns away.
-        self._client = jwt.PyJWKClient(
-            url, cache_jwk_set=False, timeout=_PATIENCE, headers={"User-Agent": "tasks"}
-        )
+        self._url = url
         self._keys: list[jwt.PyJWK] | None = None
         self._state = ""
         self._one_by_one = asyncio.Lock()  # so that a late answer never replaces a newer one
@@ -189,19 +192,58 @@ class KeySet:
     async def _fetch(self) -> None:
         async with self._one_by_one:
             try:
-                found = (await asyncio.to_thread(self._client.fetch_data))["keys"]
-                if not isinstance(found, list):
-                    raise TypeError("not a JWK set")
-                self._keys = [key for jwk in found if (key := _usable(jwk))]
-                level, state = logging.INFO, f"{len(self._keys)} of {len(found)} can check tokens"
+                async with asyncio.timeout(_PATIENCE):
+                    keys, found = await asyncio.wrap_future(_fetched(self._url))
+                self._keys = keys
+                level, state = logging.INFO, f"{len(keys)} of {found} can check tokens"
             except Exception as error:  # whatever the other side sends: the old keys stay
                 # Only the kind: a message may quote the URL, with a password in it.
-                cause = error.__cause__ or error
-                kind = getattr(cause, "code", 0) or type(getattr(cause, "reason", cause)).__name__
+                kind = getattr(error, "code", 0) or type(getattr(error, "reason", error)).__name__
                 level, state = logging.WARNING, f"cannot be had ({kind})"
             if state != self._state:
                 self._state = state
                 log.log(level, "the keys at AUTH_JWKS_URL: %s", state)
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Follow nothing: the answer is then the error that its status is."""
+
+
+def _fetched(url: str) -> "Future[tuple[list[jwt.PyJWK], int]]":
+    """Start to fetch a set; the future has the keys that can be used, and how many there are.
+
+    In a thread of its own, which nobody need wait for: a name that does not resolve, or a server
+    that sends a byte a second, cannot be interrupted.
+    """
+    future: Future[tuple[list[jwt.PyJWK], int]] = Future()
+
+    def fetch() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            found = json.loads(_read(url))["keys"]
+            if not isinstance(found, list):
+                raise TypeError("not a JWK set")
+            future.set_result(([key for jwk in found if (key := _usable(jwk))], len(found)))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fetch, name="jwks", daemon=True).start()
+    return future
+
+
+def _read(url: str) -> bytes:
+    """Return what is at a URL, if it is there within `_PATIENCE` and not too large."""
+    end = time.monotonic() + _PATIENCE
+    # urllib's own User-Agent is one that Cloudflare turns away.
+    fetch = Fetch(url, headers={"User-Agent": "tasks"})  # noqa: S310, the settings' type checks it
+    body = bytearray()
+    with build_opener(_NoRedirect).open(fetch, timeout=_PATIENCE) as response:
+        while piece := response.read1(_LARGEST):
+            body += piece
+            if len(body) > _LARGEST or time.monotonic() > end:
+                raise OverflowError if len(body) > _LARGEST else TimeoutError
+    return bytes(body)
 
 
 def _usable(jwk: Any) -> jwt.PyJWK | None:

@@ -13,7 +13,8 @@ from typing import Any, Final
 import psycopg2
 from pydantic_core import to_json
 
-from engines.postgres import Pool, Rows
+from engines import DEADLINE
+from engines.postgres import GRACE, Pool, Rows, Undone
 
 MOST: Final = 30  # calls that one statement serves: with 100, p95 of 1000 clients was a third more
 IN_FLIGHT: Final = 10  # statements of one operation
@@ -29,6 +30,10 @@ class _Call:
         self.parameters = parameters
         self.since = loop.time()
         self.rows: asyncio.Future[Rows] = loop.create_future()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.rows.done():  # else whoever asked is gone
+            self.rows.set_exception(error)
 
 
 class Gatherer:
@@ -49,6 +54,7 @@ class Gatherer:
         self._waiting: deque[_Call] = deque()
         self._in_flight = 0
         self._flushing = False
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def run(self, parameters: Mapping[str, Any]) -> Rows:
         """Return the rows of one call, as the statement for one would."""
@@ -61,8 +67,21 @@ class Gatherer:
                 self._flush_soon()
         call = _Call(parameters)
         self._waiting.append(call)
+        if self._expiry is None:
+            self._expire()
         self._flush_soon()
         return await call.rows
+
+    def _expire(self) -> None:
+        """Answer who has waited in vain, and look again when the next one will have."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() - DEADLINE + GRACE
+        while self._waiting and self._waiting[0].since <= latest:
+            self._waiting.popleft().fail(Undone())
+        self._expiry = None
+        if self._waiting:
+            due = self._waiting[0].since + DEADLINE - GRACE
+            self._expiry = loop.call_at(due, self._expire)
 
     def _flush_soon(self) -> None:
         if not self._flushing and self._waiting and self._in_flight < IN_FLIGHT:
@@ -100,7 +119,9 @@ class Gatherer:
             sql = self._many
             parameters = {**self._constants, "calls": to_json(numbered).decode()}
         waited = asyncio.get_running_loop().time() - calls[0].since
-        rows = self._pool.start(sql, parameters, repeatable=self._repeatable, waited=waited)
+        rows = self._pool.start(
+            sql, parameters, repeatable=self._repeatable, waited=waited, shared=len(calls) > 1
+        )
         rows.add_done_callback(lambda done: self._served(calls, done))
 
     def _served(self, calls: list[_Call], done: "asyncio.Future[Rows]") -> None:
@@ -112,15 +133,14 @@ class Gatherer:
             for call, answer in zip(calls, answers, strict=True):
                 if not call.rows.done():  # else whoever asked is gone
                     call.rows.set_result((answer, len(answer)))
-        elif len(calls) > 1 and isinstance(error, psycopg2.Error):
-            # Refused as a whole, so nothing was done: let each answer for itself.
+        elif len(calls) > 1 and (self._repeatable or isinstance(error, (psycopg2.Error, Undone))):
+            # Nothing was done, or doing it again is harmless: let each answer for itself.
             for call in calls:
                 self._in_flight += 1
                 self._send([call])
         else:
             for call in calls:
-                if not call.rows.done():
-                    call.rows.set_exception(error)
+                call.fail(error)
         self._flush_soon()
 
 

@@ -20,14 +20,15 @@ from psycopg2.extensions import (
     parse_dsn,
 )
 
+from engines import DEADLINE
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
 
 Rows = tuple[list[tuple[Any, ...]], int]  # the rows that came back, and how many rows were touched
 
-# Seconds a request may wait for its statement, queueing and connecting included.
-DEADLINE: Final = 4.0
+GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's answer to arrive in
+_FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
 _SMALL: Final = 4096  # bytes of a statement that libpq writes at once
 _FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
 _TICK: Final = 0.2  # seconds between two looks at the deadlines
@@ -41,10 +42,15 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": "5000",
 }
 # SQLSTATE classes that speak of the server, not of the statement (PostgreSQL, appendix A):
-# connection, resources, object in use, operator; and a primary that became a standby.
-_AWAY: Final = ("08", "53", "55", "57", "25006")
+# connection, resources, shutdown; and a primary that became a standby.
+_AWAY: Final = ("08", "53", "57P", "25006")
 _STANDBY: Final = "25006"  # nothing was done, and a new connection may find the primary
-_ROLLED_BACK: Final = "40"  # for another transaction's sake, a deadlock: to be sent again
+# The time is up, or an administrator's limit is reached: of a statement, a lock, a temporary file.
+_STOPPED: Final = ("57014", "55P03", "53400")
+_ROLLED_BACK: Final = ("40001", "40P01")  # for another transaction's sake: to be sent again
+_UNKNOWN: Final = (
+    "The database went silent before it answered; whether the change was made is not known."
+)
 
 
 def connection_options(dsn: str) -> dict[str, Any]:
@@ -53,22 +59,58 @@ def connection_options(dsn: str) -> dict[str, Any]:
     return {name: value for name, value in _DEFAULTS.items() if name not in given}
 
 
+class Undone(Unavailable):
+    """503 after which nothing was done: never sent, or stopped and rolled back by the server."""
+
+    def __init__(
+        self, detail: str = "The database did not get to this in time; nothing was done."
+    ) -> None:
+        super().__init__(detail)
+
+
 class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
-    __slots__ = ("deadline", "parameters", "repeatable", "rows", "sent_again", "sql", "started")
+    __slots__ = (
+        *("deadline", "loop", "parameters", "repeatable", "rows"),
+        *("seconds", "sent_again", "shared", "sql", "started"),
+    )
 
     def __init__(
-        self, sql: str, parameters: Mapping[str, Any], repeatable: bool, waited: float
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        repeatable: bool,
+        seconds: float,
+        waited: float,
+        shared: bool,
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.sql = sql
         self.parameters = parameters
         self.repeatable = repeatable
+        self.shared = shared
         self.sent_again = False
-        self.started = loop.time()
-        self.deadline = self.started + DEADLINE - waited
-        self.rows: asyncio.Future[Rows] = loop.create_future()
+        self.seconds = seconds
+        self.started = self.loop.time()
+        self.deadline = self.started + seconds - waited
+        self.rows: asyncio.Future[Rows] = self.loop.create_future()
+
+    def limit(self) -> int:
+        """Return how many tenths of a second the server may work on it, none when it is too late.
+
+        Several calls leave half of their time for going again alone. No finer than tenths: each
+        number is another text to those who count statements by it (`pg_stat_statements`).
+        """
+        left = self.deadline - GRACE - self.loop.time()
+        return round(left * (5 if self.shared else 10))
+
+    def stopped(self) -> Undone:
+        """Return what to say when the server has stopped it and undone all of it."""
+        if self.loop.time() < self.deadline - 2 * GRACE:
+            return Undone("The database stopped this before its time was up; nothing was done.")
+        late = f"This could not be done within {self.seconds:g} s and was undone"
+        return Undone(f"{late}; narrow it, or try again later.")
 
     def fail(self, error: Exception) -> None:
         if not self.rows.done():
@@ -89,25 +131,35 @@ class _Connection:
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._ready)
+        self._loop.add_reader(self._fd, self.ready)
 
     def silent(self) -> bool:
-        """Return whether an idle connection is alive: a server speaks then only to say good-bye."""
+        """Return whether there is nothing to read: what an idle server says is good-bye."""
         return not self._poller.poll(0)
 
     def send(self, job: _Job) -> bool:
-        """Send the statement; return whether it is in flight, else it is over already."""
+        """Send the statement; return whether it is in flight, else it is over already.
+
+        The limit of its time goes with it, in one message and so in one transaction: one round
+        trip, and nothing is left in the session.
+        """
+        if (tenths := job.limit()) < 1:
+            job.fail(Undone())
+            return False
         self.job = job
         try:
-            self._cursor.execute(job.sql, job.parameters)
+            limited = f"SET LOCAL statement_timeout = {tenths}00; {job.sql}"
+            self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
         # What fits the socket's empty buffer is written whole: only its answer is to come.
         return len(self._cursor.query) <= _SMALL or not self._advance()
 
-    def _ready(self) -> None:
+    def ready(self) -> None:
+        """Read or write what there is to."""
         if self.job is None:
-            self._pool.discard(self)
+            if not self.silent():  # else a tick was faster than the loop
+                self._pool.discard(self)
         elif self._advance():
             self._pool.release(self)
 
@@ -120,7 +172,7 @@ class _Connection:
         if (state == POLL_WRITE) != self._writing:
             self._writing = not self._writing
             if self._writing:  # larger than the socket's buffer
-                self._loop.add_writer(self._fd, self._ready)
+                self._loop.add_writer(self._fd, self.ready)
             else:
                 self._loop.remove_writer(self._fd)
         return state == POLL_OK and self._end(None)
@@ -131,9 +183,12 @@ class _Connection:
         self.idle_since = job.started
         code = getattr(error, "pgcode", None) or ""
         if error is None:
+            self._pool.log_back()
             self._deliver(job)
-        elif code.startswith(_ROLLED_BACK):
+        elif code in _ROLLED_BACK:
             self._pool.send_again(job)
+        elif code in _STOPPED:
+            job.fail(job.stopped())
         elif isinstance(error, psycopg2.Error) and (not code or code.startswith(_AWAY)):
             self._pool.discard(self)
             self._pool.lost(job, error)
@@ -166,9 +221,15 @@ class _Connection:
 class Pool:
     """Runs statements on at most `size` connections, opened on demand, last used first.
 
-    Raises `Unavailable` at once when the server cannot be reached, and within `DEADLINE` and a tick
-    when it keeps silent. A statement whose connection died under it is sent once more only where
-    that is harmless.
+    Raises `Unavailable` at once when the server cannot be reached, and within its deadline and a
+    tick when it keeps silent. A statement whose connection died under it is sent once more only
+    where that is harmless.
+
+    The server never runs more than `size` statements: each carries its own limit, shorter than its
+    deadline, so the server ends it and says so, and `Undone` is true. A connection that owes an
+    answer past its deadline (its server is frozen, the wire too, or PgBouncer has no server for it)
+    keeps its place until the answer comes or its socket is dead, whoever still waits: closing a
+    socket stops no statement. What was cut off under way ends at its limit, at the latest.
     """
 
     def __init__(self, dsn: str, size: int) -> None:
@@ -181,16 +242,47 @@ class Pool:
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
         self._away = False
+        # Those that may take long leave half of the connections to the others.
+        self._long = asyncio.Semaphore(max(1, size // 2))
 
-    async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
-        """Send one statement and return what came back."""
-        return await self.start(sql, parameters, repeatable=repeatable)
+    async def run(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        repeatable: bool,
+        deadline: float = DEADLINE,
+    ) -> Rows:
+        """Send one statement and return what came back within `deadline` seconds."""
+        if deadline <= DEADLINE:
+            return await self.start(sql, parameters, repeatable=repeatable, deadline=deadline)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(deadline - GRACE):
+                await self._long.acquire()
+        except TimeoutError:
+            raise Undone from None
+        waited = loop.time() - began
+        rows = self.start(sql, parameters, repeatable=repeatable, deadline=deadline, waited=waited)
+        rows.add_done_callback(lambda _: self._long.release())
+        return await rows
 
     def start(
-        self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool, waited: float = 0.0
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        repeatable: bool,
+        deadline: float = DEADLINE,
+        waited: float = 0.0,
+        shared: bool = False,
     ) -> asyncio.Future[Rows]:
-        """Send one statement, whose caller has `waited` so many seconds; return its future."""
-        job = _Job(sql, parameters, repeatable, waited)
+        """Send one statement, whose caller has `waited` so many seconds; return its future.
+
+        `shared`: by several callers, who can go again alone when the server stops it.
+        """
+        job = _Job(sql, parameters, repeatable, deadline, waited, shared)
         self._start(job)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
@@ -247,8 +339,10 @@ class Pool:
         if (job.repeatable or error.pgcode == _STANDBY) and not job.sent_again:
             job.sent_again = True
             self.send_again(job)
-        else:
+        elif job.repeatable or not (error.pgcode or "08").startswith("08"):
             job.fail(Unavailable())
+        else:
+            job.fail(Unavailable(_UNKNOWN))
 
     def send_again(self, job: _Job) -> None:
         """Start over with a job, before those that have waited less."""
@@ -284,9 +378,7 @@ class Pool:
             while not self._open and self._waiting:
                 self._waiting.popleft().fail(Unavailable())
             return
-        if self._away:
-            self._away = False
-            log.info("the database is back")
+        self.log_back()
         connection = _Connection(self, raw)
         self._open.add(connection)
         # No longer on its way: a job that the new connection loses may need another one at once.
@@ -299,18 +391,28 @@ class Pool:
             reason = str(error).strip().partition("\n")[0] or "no answer"
             log.warning("the database is away: %s", reason)
 
+    def log_back(self) -> None:
+        """Say, once, that the server has answered again."""
+        if self._away:
+            self._away = False
+            log.info("the database is back")
+
     def _tick(self) -> None:
-        """Give up on every job that is past its deadline; one in flight costs its connection."""
+        """Give up on every job that is past its deadline; one in flight keeps its connection."""
         now = asyncio.get_running_loop().time()
-        while self._waiting and self._waiting[0].deadline < now:
-            self._waiting.popleft().fail(Unavailable())
-        busy = [connection for connection in self._open if connection.job]
-        for connection in busy:
-            job = connection.job
-            if job and job.deadline < now:
-                self._log_away(TimeoutError())
+        for job in self._waiting:
+            if job.deadline - GRACE < now:
+                job.fail(Undone())
+        self._waiting = deque(job for job in self._waiting if not job.rows.done())
+        busy = [(connection, connection.job) for connection in self._open if connection.job]
+        for connection, job in busy:
+            if not connection.silent():  # uvloop tells of a reset once, maybe with an answer
+                connection.ready()
+            elif job.deadline + _FROZEN < now:
                 self.discard(connection)
-                job.fail(Unavailable())
+            elif job.deadline < now and not job.rows.done():
+                self._log_away(TimeoutError())
+                job.fail(Unavailable() if job.repeatable else Unavailable(_UNKNOWN))
         self._ticker = None
         if self._waiting or busy:
             self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)

@@ -1,20 +1,59 @@
 """What Alembic runs: the migrations, over the service's connection or, by hand, one of its own."""
 
+from typing import Final
+
+import sqlalchemy
 from alembic import context
 from sqlalchemy import Connection
 
-from database import Database
-from models import Task
+from database import VERSION_TABLE, Database, StartupError, columns_in, versions_in
+from models import TASK, Task
 from settings import load_settings
+
+_MARKS: Final = {"user_id", "title_folded"}  # columns that nobody else's table of tasks has
+# The columns of 0001, which is as far as the schema had come when `alembic_version` said so.
+_EARLIER: Final = (
+    "id user_id title title_folded description description_folded completed completed_at priority "
+    "due_date tags order created_at updated_at version idempotency_key idempotency_fingerprint "
+    "idempotency_replays"
+)
+
+
+def _is_earlier(connection: Connection) -> bool:
+    """Return whether the tables are ours, but from before there was a `VERSION_TABLE`.
+
+    Raises `StartupError` if a table has the name of ours and is somebody else's.
+    """
+    inspector = sqlalchemy.inspect(connection)
+    version = versions_in(connection, VERSION_TABLE)
+    columns = columns_in(connection).get(TASK.name, set())
+    if not inspector.has_table(TASK.name):
+        earlier, ours = False, not version
+    elif version:
+        earlier, ours = False, columns >= _MARKS
+    else:
+        said = versions_in(connection, "alembic_version")
+        earlier = columns == set(_EARLIER.split()) and said == ["0001"]
+        ours = earlier
+    if not ours:
+        raise StartupError(
+            f"has a {TASK.name!r} that is not this service's table; nothing was changed"
+        )
+    return earlier
 
 
 def _migrate(connection: Connection) -> None:
+    earlier = _is_earlier(connection)
     context.configure(
         connection=connection,
         target_metadata=Task.metadata,
+        version_table=VERSION_TABLE,
         transactional_ddl=True,
         render_as_batch=connection.dialect.name == "sqlite",
     )
+    if earlier:  # what says the version moves to a table of its own
+        context.get_context().stamp(context.script, "0001")
+        connection.exec_driver_sql("DROP TABLE alembic_version")
     context.run_migrations()
 
 

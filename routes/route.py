@@ -6,6 +6,7 @@ coroutine that takes path, headers, one query model, one JSON body and the owner
 document and the hook stay FastAPI's own ("Custom Request and APIRoute class").
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from functools import cache
@@ -22,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from errors import ApiError, InvalidInput, from_pydantic
 
 MAX_BODY = 256 * 1024  # bytes
+_SOON = 0.2  # seconds after which it is worth looking whether the client still waits
 
 
 class _IdText(StringConvertor):
@@ -59,8 +61,7 @@ class TaskRoute(APIRoute):
                     errors.append({"field": "body", "message": "is required", "in": "body"})
             if errors:
                 raise InvalidInput(errors)
-            response: Response = await self.endpoint(**arguments)
-            return response
+            return await _while_wanted(self.endpoint(**arguments), request)
 
         self.answer = answer
         return answer
@@ -71,6 +72,34 @@ class TaskRoute(APIRoute):
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise ApiError(415, "The Content-Type must be application/json.")
         return raw
+
+
+async def _while_wanted(call: Coroutine[Any, Any, Response], request: Request) -> Response:
+    """Return the answer, or give it up once the client has gone: what waits is not begun then."""
+    task = asyncio.current_task()
+    gone = False
+    watching: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        assert task
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(_SOON, lambda: watching.append(loop.create_task(watch())))
+    try:
+        return await call
+    except asyncio.CancelledError:
+        if not gone or not task or task.uncancel():
+            raise
+        return Response(status_code=499)  # nobody reads it; the log says what happened
+    finally:
+        timer.cancel()
+        for watcher in watching:
+            watcher.cancel()
 
 
 async def _arguments(

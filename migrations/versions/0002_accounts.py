@@ -14,7 +14,7 @@ def upgrade() -> None:
     sqlite = op.get_bind().dialect.name == "sqlite"
     text_by_code_point = sa.Text() if sqlite else sa.Text(collation="C")
     op.create_table(
-        "account",
+        "task_account",
         sa.Column("id", text_by_code_point, primary_key=True),
         sa.Column("email", sa.Text(), nullable=False),
         sa.Column("email_folded", text_by_code_point, nullable=False),
@@ -23,32 +23,33 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
     )
-    op.create_index("account_email_folded", "account", ["email_folded"], unique=True)
+    op.create_index("task_account_email_folded", "task_account", ["email_folded"], unique=True)
     op.create_table(
-        "failed_login",
+        "task_failed_login",
         sa.Column("email", text_by_code_point, primary_key=True),
         sa.Column("address", text_by_code_point, primary_key=True),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("failed_at", sa.Double(), nullable=False),
     )
-    op.create_index("failed_login_failed_at", "failed_login", ["failed_at"])
+    op.create_index("task_failed_login_failed_at", "task_failed_login", ["failed_at"])
     if sqlite:
         op.execute(
-            f"CREATE TRIGGER account_deleted AFTER DELETE ON account BEGIN {_DELETE_ALL} END"
+            "CREATE TRIGGER task_account_deleted AFTER DELETE ON task_account "
+            f"BEGIN {_DELETE_ALL} END"
         )
     else:
         op.execute(
-            "CREATE FUNCTION account_deleted() RETURNS trigger LANGUAGE plpgsql AS "
+            "CREATE FUNCTION task_account_deleted() RETURNS trigger LANGUAGE plpgsql AS "
             f"$$ BEGIN {_DELETE_ALL} RETURN NULL; END $$"
         )
         op.execute(
-            "CREATE TRIGGER account_deleted AFTER DELETE ON account "
-            "FOR EACH ROW EXECUTE FUNCTION account_deleted()"
+            "CREATE TRIGGER task_account_deleted AFTER DELETE ON task_account "
+            "FOR EACH ROW EXECUTE FUNCTION task_account_deleted()"
         )
 
 
 def downgrade() -> None:
-    op.drop_table("failed_login")
-    op.drop_table("account")
+    op.drop_table("task_failed_login")
+    op.drop_table("task_account")
     if op.get_bind().dialect.name != "sqlite":
-        op.execute("DROP FUNCTION account_deleted()")
+        op.execute("DROP FUNCTION task_account_deleted()")

@@ -124,7 +124,7 @@ def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
 
 def let_pass(database: Database, seconds: float) -> None:
     """Make every failure so much older."""
-    rows(database, f"UPDATE failed_login SET failed_at = failed_at - {seconds}")
+    rows(database, f"UPDATE task_failed_login SET failed_at = failed_at - {seconds}")
 
 
 # ---- signing up and logging in
@@ -534,7 +534,7 @@ def test_failures_are_kept_for_an_hour_and_do_not_say_whose_they_are(
 ) -> None:
     let_pass(database, 4000)
     assert_problem(log_in(client, email, "wrong"), 401)
-    (row,) = rows(database, "SELECT email, address, failures FROM failed_login")
+    (row,) = rows(database, "SELECT email, address, failures FROM task_failed_login")
     assert row[2] == 1
     assert email not in row[0]
     assert "192.0.2.1" not in row[1]

@@ -43,7 +43,12 @@ GOOD: list[Any] = [
 ]
 
 
-CHECKS = {"AUTH_ISSUER": ISSUER, "AUTH_AUDIENCE": AUDIENCE, "LOG_LEVEL": "debug"}
+OTHER_AUDIENCE = "https://also.example"
+CHECKS = {
+    "AUTH_ISSUER": ISSUER,
+    "AUTH_AUDIENCE": f"{OTHER_AUDIENCE}, {AUDIENCE}",
+    "LOG_LEVEL": "debug",
+}
 
 
 @dataclass
@@ -199,6 +204,7 @@ ACCEPTED: dict[str, Callable[[float], dict[str, Any]]] = {
     "a clock that is ahead of ours": lambda now: {"nbf": int(now) + 20, "iat": int(now) + 20},
     "fractions of a second": lambda now: {"exp": now + 60.5, "iat": now - 0.5},
     "several audiences": lambda _: {"aud": ["https://other.example", AUDIENCE]},
+    "the other audience": lambda _: {"aud": OTHER_AUDIENCE},
     "much else": lambda _: {"name": "Zoë \U0001f600", "roles": [{"a": None}], "text": "x" * 4000},
 }
 
@@ -282,6 +288,7 @@ BAD_TOKENS: dict[str, Bad] = {
     "wrong audience": with_claims(aud="https://other.example"),
     "audience with more": with_claims(aud=f"{AUDIENCE}/more"),
     "audience an object": with_claims(aud={AUDIENCE: 1}),
+    "all audiences in one": with_claims(aud=f"{OTHER_AUDIENCE}, {AUDIENCE}"),
     "no audience": with_claims(aud=...),
     "no audiences": with_claims(aud=[]),
     "wrong signature": lambda key, user: impostor(key).token(claims(user)),

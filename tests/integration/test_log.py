@@ -25,6 +25,9 @@ def test_the_log_says_once_which_database_which_users_and_which_origins(
         log = service.log
     place = new_database.url.partition("?")[0].rpartition("@")[2].rpartition("//")[2]
     host, _, name = place.rpartition("/")
+    assert (
+        f"settings are those of the environment and, in {tmp_path}, of .env.local and .env" in log
+    )
     for said in (name, host.partition(":")[0], "auth is off", "https://app.example.com"):
         assert said in log
     assert log.count("auth is off") == log.count("https://app.example.com") == 1

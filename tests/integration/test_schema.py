@@ -1,12 +1,14 @@
 """The schema is brought to head on start-up, or the start is refused and nothing is touched."""
 
 import asyncio
+import multiprocessing
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from settings import Settings
 from tests.conftest import Database
 from tests.support.app import in_process
 from tests.support.postgres import PASSWORD, Postgres
-from tests.support.processes import Port, wait_until
+from tests.support.processes import Port, drop_root, scratch_directory, wait_until
 from tests.support.proxy import Proxy
 from tests.support.service import REPOSITORY, Service
 
@@ -66,6 +68,20 @@ POSTGRESQL_SCHEMA = """
       FROM pg_constraint WHERE connamespace = 'public'::regnamespace
      ORDER BY 1, 2, 3
 """
+FIRST = (
+    "id user_id title title_folded description description_folded completed "
+    "completed_at priority due_date tags order created_at updated_at version idempotency_key "
+    "idempotency_fingerprint idempotency_replays"
+)
+FIRST_COLUMNS = ", ".join(f'"{name}" TEXT' for name in FIRST.split())
+
+
+def version_table(name: str, version: str) -> list[str]:
+    """Return the statements that make one of Alembic's version tables."""
+    return [
+        f"CREATE TABLE {name} (version_num VARCHAR(32) NOT NULL)",
+        f"INSERT INTO {name} VALUES ('{version}')",
+    ]
 
 
 def store(url: str) -> Store:
@@ -160,8 +176,8 @@ def test_an_empty_database_gets_the_schema(new_database: Database) -> None:
     start(new_database.url)
     found = contents(new_database.url)
     found["rows"].pop("sqlite_sequence", None)
-    empty: dict[str, list[Any]] = {"task": [], "account": [], "failed_login": []}
-    assert found["rows"] == empty | {"alembic_version": [(HEAD,)]}
+    empty: dict[str, list[Any]] = {"task": [], "task_account": [], "task_failed_login": []}
+    assert found["rows"] == empty | {"tasks_schema_version": [(HEAD,)]}
 
 
 def test_a_database_at_head_is_left_alone(
@@ -170,10 +186,11 @@ def test_a_database_at_head_is_left_alone(
     with in_process(database_url=new_database.url) as client:
         task = client.post("/api/tasks", json={"title": "kept"}).json()
     before = contents(new_database.url)
-    # Not even locked: what is current costs one SELECT.
-    monkeypatch.setattr(Store, "_bring_to_head", lambda _: pytest.fail("it is at head"))
-    with in_process(database_url=new_database.url) as client:
-        assert client.get("/api/tasks").json() == [task]
+    # Not even locked.
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "schema_transaction", lambda _: pytest.fail("it is at head"))
+        with in_process(database_url=new_database.url) as client:
+            assert client.get("/api/tasks").json() == [task]
     assert contents(new_database.url) == before
 
 
@@ -236,9 +253,67 @@ def test_ten_workers_may_start_at_once_on_an_empty_database(new_database: Databa
     assert ended.stdout == f"{[0] * 10}\n", ended.stderr
     assert "Traceback" not in ended.stderr
     found = contents(new_database.url)
-    assert found["rows"]["alembic_version"] == [(HEAD,)]
+    assert found["rows"]["tasks_schema_version"] == [(HEAD,)]
     start(new_database.url)
     assert contents(new_database.url) == found
+
+
+@pytest.mark.parametrize("version", ["0001", "a1b2c3d4e5f6"])
+def test_it_lives_beside_an_application_with_migrations_of_its_own(
+    new_database: Database, version: str
+) -> None:
+    with connected(new_database.url) as connection:
+        for statement in version_table("alembic_version", version):
+            connection.execute(text(statement))
+    for _ in range(2):
+        start(new_database.url)
+    rows = contents(new_database.url)["rows"]
+    rows.pop("sqlite_sequence", None)
+    assert rows == {
+        "task": [],
+        "task_account": [],
+        "task_failed_login": [],
+        "tasks_schema_version": [(HEAD,)],
+        "alembic_version": [(version,)],
+    }
+
+
+def test_a_deployment_from_before_the_version_table_is_taken_over_with_its_rows(
+    new_database: Database,
+) -> None:
+    with connected(new_database.url) as connection:
+        migrate(connection, command.upgrade, "0001")
+    with in_process(database_url=new_database.url) as client:
+        task = client.post("/api/tasks", json={"title": "kept"}).json()
+    with connected(new_database.url) as connection:
+        made_anew = schema(connection)
+        migrate(connection, command.downgrade, "0001")
+    make_earlier(new_database.url)
+    with in_process(database_url=new_database.url) as client:
+        assert client.get("/api/tasks").json() == [task]
+    with connected(new_database.url) as connection:
+        assert schema(connection) == made_anew
+
+
+def make_earlier(url: str) -> None:
+    """Say the version of 0001 as it was said before there was a table of our own for it."""
+    with connected(url) as connection:
+        connection.execute(text("DROP TABLE tasks_schema_version"))
+        for statement in version_table("alembic_version", "0001"):
+            connection.execute(text(statement))
+
+
+def test_a_foreign_table_earlier_in_the_search_path_is_not_taken_for_ours(
+    own_postgres: Postgres,
+) -> None:
+    url = own_postgres.create_database()
+    start(url)
+    with connected(url) as connection:
+        connection.execute(text("CREATE SCHEMA owner"))
+        connection.execute(text("CREATE TABLE owner.task (id INTEGER)"))
+    with pytest.raises(StartupError) as refused:
+        start(url)
+    assert "'task'" in assert_one_clear_line(refused.value)
 
 
 # ---- starts that are refused
@@ -257,11 +332,31 @@ def test_ten_workers_may_start_at_once_on_an_empty_database(new_database: Databa
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
         ],
         [
-            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
-            "INSERT INTO alembic_version VALUES ('a1b2c3d4e5f6')",
+            *version_table("alembic_version", "0001"),
+            "CREATE TABLE task (id INTEGER PRIMARY KEY, user_id TEXT, title TEXT)",
+            "INSERT INTO task VALUES (1, 'demo', 'x')",
         ],
+        [*version_table("alembic_version", "0001"), "CREATE VIEW task AS SELECT 1 AS id"],
+        [f"CREATE TABLE task ({FIRST_COLUMNS})"],
+        [
+            *version_table("alembic_version", "a1b2c3d4e5f6"),
+            f"CREATE TABLE task ({FIRST_COLUMNS})",
+        ],
+        [
+            *version_table("alembic_version", "0001"),
+            f"CREATE TABLE elsewhere ({FIRST_COLUMNS})",
+            "CREATE VIEW task AS SELECT * FROM elsewhere",
+        ],
+        [*version_table("tasks_schema_version", HEAD), "CREATE TABLE task (id INTEGER)"],
+        [*version_table("tasks_schema_version", "0001"), "CREATE TABLE task (id INTEGER)"],
+        version_table("tasks_schema_version", HEAD),
+        version_table("tasks_schema_version", "0000"),
     ],
-    ids=["table", "view", "table beside an empty alembic_version", "other migrations"],
+    ids=[
+        *("table", "view", "table beside an empty alembic_version"),
+        *("table beside 0001", "view beside 0001", "our columns", "our columns beside a version"),
+        *("view of our columns", "our version", "an earlier version", "no table", "no version"),
+    ],
 )
 def test_what_another_tool_made_is_refused_and_untouched(
     new_database: Database, statements: list[str]
@@ -276,6 +371,17 @@ def test_what_another_tool_made_is_refused_and_untouched(
     assert contents(new_database.url) == before
 
 
+def test_a_foreign_file_keeps_every_byte(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE Task (id INTEGER PRIMARY KEY, note TEXT)")
+    before = file.read_bytes()
+    with pytest.raises(StartupError):
+        start(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks.db"]
+
+
 def test_a_foreign_table_ends_the_process_with_one_line(new_database: Database) -> None:
     with connected(new_database.url) as connection:
         connection.execute(text("CREATE TABLE task (id INTEGER PRIMARY KEY, note TEXT)"))
@@ -287,7 +393,7 @@ def test_a_foreign_table_ends_the_process_with_one_line(new_database: Database) 
 def test_a_newer_schema_is_refused_and_untouched(new_database: Database) -> None:
     start(new_database.url)
     with connected(new_database.url) as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE tasks_schema_version SET version_num = '9999'"))
     before = contents(new_database.url)
     with pytest.raises(StartupError) as refused:
         start(new_database.url)
@@ -351,23 +457,165 @@ def test_a_database_that_lets_nobody_in_is_refused_without_its_password(
     own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database.log, "handlers", [caplog.handler])
-    monkeypatch.setattr(database, "_PATIENCE", 0.2)
     wrong = PASSWORD[::-1]
     with pytest.raises(StartupError) as refused:
         start(own_postgres.url().replace(PASSWORD, wrong))
-    assert wrong not in assert_one_clear_line(refused.value)
-    assert "password authentication failed" in caplog.text
-    assert wrong not in caplog.text
+    line = assert_one_clear_line(refused.value)
+    assert "password authentication failed" in line
+    assert wrong not in line + caplog.text
 
 
-def test_a_directory_that_is_not_there_is_not_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(StartupError) as refused:
         start(f"sqlite:///{tmp_path}/missing/tasks.db")
     assert f"{tmp_path}/missing/tasks.db" in assert_one_clear_line(refused.value)
     assert not (tmp_path / "missing").exists()
+
+
+def unprivileged(action: Callable[[], str]) -> str:
+    """Return what `action` returns in a process that is not root's."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+
+    def run() -> None:
+        if identity := drop_root():
+            os.setgroups([])
+            os.setgid(identity["group"])
+            os.setuid(identity["user"])
+        theirs.send(action())
+
+    process = fork.Process(target=run)
+    process.start()
+    theirs.close()
+    process.join(60)
+    return str(ours.recv())
+
+
+def refusal(url: str) -> str:
+    """Return the line that the start is refused with."""
+    with pytest.raises(StartupError) as refused:
+        start(url)
+    return assert_one_clear_line(refused.value)
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A directory whose owner is not root."""
+    directory = scratch_directory("nobodys", unprivileged=True)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(
+    ("file_mode", "directory_mode"),
+    [(0o400, 0o700), (0o000, 0o700), (None, 0o500), (0o600, 0o500)],
+    ids=[
+        "read-only file",
+        "secret file",
+        "no file in a read-only directory",
+        "read-only directory",
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    nobodys: Path, file_mode: int | None, directory_mode: int
+) -> None:
+    file = nobodys / "tasks.db"
+
+    def attempt() -> str:
+        if file_mode is not None:
+            file.touch()
+            file.chmod(file_mode)
+        nobodys.chmod(directory_mode)
+        return refusal(f"sqlite:///{file}")
+
+    assert re.search("[Pp]ermission denied|unable to open|readonly", unprivileged(attempt))
+
+
+def test_a_file_that_turns_read_only_is_not_ready(nobodys: Path) -> None:
+    file = nobodys / "tasks.db"
+
+    def attempt() -> str:
+        statuses = []
+        with in_process(database_url=f"sqlite:///{file}") as client:
+            for mode in (0o600, 0o400, 0o600):
+                file.chmod(mode)
+                statuses.append(client.get("/ready").status_code)
+            file.rename(nobodys / "elsewhere.db")
+            statuses.append(client.get("/ready").status_code)
+        return str(statuses)
+
+    assert unprivileged(attempt) == "[200, 503, 200, 503]"
+
+
+def test_a_directory_is_no_database(tmp_path: Path) -> None:
+    assert "Is a directory" in refusal(f"sqlite:///{tmp_path}")
+
+
+def test_the_file_of_tasks_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.db"
+    with in_process(database_url=f"sqlite:///{file}") as client:
+        client.post("/api/tasks", json={"title": "private"})
+        assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+            "tasks.db": 0o600,
+            "tasks.db-wal": 0o600,
+            "tasks.db-shm": 0o600,
+        }
+    file.chmod(0o640)
+    start(f"sqlite:///{file}")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_database_that_somebody_else_writes_to_is_waited_for_and_the_reason_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    monkeypatch.setattr(database, "_ANSWER", 0.1)
+    file = tmp_path / "tasks.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        line = refusal(f"sqlite:///{file}")
+    assert "did not answer" in line
+    assert "locked" in line
+
+
+def test_a_database_that_is_not_in_utf8_is_refused(own_postgres: Postgres) -> None:
+    for encoding in ("LATIN1", "SQL_ASCII"):
+        name = f"test_{uuid4().hex}"
+        own_postgres.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' "
+            "LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+        assert encoding in refusal(own_postgres.url(name))
+
+
+def test_what_a_server_never_lets_in_is_refused_at_once(own_postgres: Postgres) -> None:
+    url = own_postgres.url()
+    closed = own_postgres.create_database()
+    own_postgres.execute(f"REVOKE CONNECT ON DATABASE {closed.rpartition('/')[2]} FROM PUBLIC")
+    role = f"poor_{uuid4().hex}"
+    own_postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    for wrong, reason in (
+        (own_postgres.url("nowhere"), "does not exist"),
+        (url.replace("owner:", "nobody:"), "authentication failed"),
+        (url.replace(f":{PASSWORD}", ""), "no password supplied"),
+        (closed.replace("owner:", f"{role}:"), "permission denied"),
+        (f"{url}?sslmode=require", "SSL"),
+        (f"{url}?sslmode=perhaps", "sslmode"),
+    ):
+        assert reason in refusal(wrong)
+
+
+def test_a_database_that_stays_away_is_waited_for_and_the_last_reason_said(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    for away in ("nowhere.invalid", "127.0.0.1:1"):
+        line = refusal(f"postgresql://owner:{PASSWORD}@{away}/tasks")
+        assert re.search(r"did not answer for \d+ s: .*(translate|refused)", line)
+    busy = own_postgres.create_database()
+    name = busy.rpartition("/")[2]
+    own_postgres.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+    assert "not currently accepting connections" in refusal(busy)
 
 
 def test_a_database_that_comes_later_is_waited_for(own_postgres: Postgres) -> None:
@@ -399,13 +647,17 @@ def test_downgrade_and_upgrade_lead_back_to_the_same_schema(new_database: Databa
 def test_the_migrated_schema_is_that_of_the_models(new_database: Database) -> None:
     start(new_database.url)
     with connected(new_database.url) as connection:
-        options = {"compare_type": True, "compare_server_default": True}
+        options = {
+            "compare_type": True,
+            "compare_server_default": True,
+            "version_table": database.VERSION_TABLE,
+        }
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, SQLModel.metadata) == []
 
         # Alembic compares no collations and no conditions of indexes: make the table anew.
         def of_tasks() -> list[Any]:
-            return [row for row in schema(connection) if "alembic_version" not in row[1]]
+            return [row for row in schema(connection) if "tasks_schema_version" not in row[1]]
 
         migrated = of_tasks()
         connection.execute(text("DROP TABLE task"))

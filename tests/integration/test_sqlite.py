@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from engines import sqlite
+from engines import DEADLINE, sqlite
 from engines.sqlite import Pool, Rows
 from errors import Unavailable
 from tests.support.load import locked
 
+BUSY = "The database is busy, and nothing was done; try again soon."
+HEAVY = "This took too long and was stopped, nothing was done; narrow it with a filter."
 INSERT = "INSERT INTO notes (text) VALUES (:text) RETURNING id"
 
 
@@ -35,10 +37,18 @@ async def pool_on(path: str) -> AsyncIterator[Pool]:
         await pool.close()
 
 
-async def insert_all(pool: Pool, *texts: str) -> list[Any]:
+async def insert_all(pool: Pool, *texts: str, deadline: float = DEADLINE) -> list[Any]:
     """What became of inserting each text, all asked for at once: rows or an exception."""
-    calls = (pool.run(INSERT, {"text": text}, repeatable=False) for text in texts)
+    calls = (
+        pool.run(INSERT, {"text": text}, repeatable=False, deadline=deadline) for text in texts
+    )
     return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def told(outcome: object) -> str:
+    """The sentence of a 503."""
+    assert isinstance(outcome, Unavailable), repr(outcome)
+    return outcome.detail
 
 
 async def texts_in(pool: Pool) -> list[str]:
@@ -127,16 +137,12 @@ def test_a_full_disk_is_a_503_and_keeps_what_was_acknowledged(
     asyncio.run(scenario())
 
 
-def test_a_file_that_stays_locked_is_a_503_and_then_works_again(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "_PATIENCE", 0.2)
-
+def test_a_file_that_stays_locked_is_a_503_and_then_works_again(path: str) -> None:
     async def scenario() -> None:
         async with pool_on(path) as pool:
             with locked(f"sqlite:///{path}"):
-                outcomes = await insert_all(pool, "a", "b", "c")
-                assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+                outcomes = await insert_all(pool, "a", "b", "c", deadline=0.5)
+                assert {told(outcome) for outcome in outcomes} == {BUSY}
                 assert await texts_in(pool) == []  # reading goes on
             await insert_all(pool, "d")
             assert await texts_in(pool) == ["d"]

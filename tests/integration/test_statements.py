@@ -96,7 +96,9 @@ def counted_postgresql(server: Postgres) -> Iterator[Counted]:
             counts = proxy.counts
             assert counts.unreadable == counts.connections == 0
             assert counts.queries == counts.ready == len(counts.sql), counts.sql
-            return counts.completed, counts.round_trips
+            # Each takes its limit of time with it, in the same message.
+            assert all(sql.startswith("SET LOCAL statement_timeout = ") for sql in counts.sql)
+            return counts.completed - counts.queries, counts.round_trips
 
         yield Counted(client, proxy.reset, count)
 

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
+import pytest
 
+from engines import gather
 from engines.gather import Gatherer
-from engines.postgres import Rows
+from engines.postgres import Rows, Undone
 from errors import Unavailable
 
 
@@ -21,16 +23,22 @@ class StandIn:
         return await self.start(sql, parameters, repeatable=repeatable)
 
     def start(
-        self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool, waited: float = 0
+        self,
+        sql: str,
+        parameters: Mapping[str, Any],
+        *,
+        repeatable: bool,
+        waited: float = 0,
+        shared: bool = False,
     ) -> asyncio.Future[Rows]:
         rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         self.sent.append((sql, parameters, rows))
         return rows
 
 
-async def _three_calls(pool: StandIn) -> list[asyncio.Task[Rows]]:
+async def _three_calls(pool: StandIn, *, repeatable: bool = False) -> list[asyncio.Task[Rows]]:
     """Make three calls that share a statement, behind one that is under way."""
-    gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+    gatherer = Gatherer(pool, "one", "many", {}, repeatable=repeatable)  # type: ignore[arg-type]
     first = asyncio.create_task(gatherer.run({"task_id": 9}))
     calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in range(3)]
     await asyncio.sleep(0.01)
@@ -40,11 +48,22 @@ async def _three_calls(pool: StandIn) -> list[asyncio.Task[Rows]]:
     return calls
 
 
-def test_a_statement_that_is_refused_for_several_is_sent_for_each() -> None:
+@pytest.mark.parametrize(
+    ("error", "repeatable"),
+    [
+        (psycopg2.DataError("one of them"), False),
+        (Undone("one of them takes too long"), False),
+        (Unavailable("one of them ends its server"), True),
+        (ValueError("one of them cannot be read"), True),
+    ],
+)
+def test_a_statement_that_fails_for_several_is_sent_for_each_where_that_is_harmless(
+    error: Exception, repeatable: bool
+) -> None:
     async def scenario() -> None:
         pool = StandIn()
-        calls = await _three_calls(pool)
-        pool.sent[0][2].set_exception(psycopg2.DataError("one of them"))
+        calls = await _three_calls(pool, repeatable=repeatable)
+        pool.sent[0][2].set_exception(error)
         await asyncio.sleep(0.01)
         assert [sql for sql, _, _ in pool.sent] == ["many", "one", "one", "one"]
         for number, (_, parameters, rows) in enumerate(pool.sent[1:]):
@@ -97,5 +116,28 @@ def test_the_same_task_twice_goes_into_two_statements() -> None:
         pool.sent[2][2].set_result(([("one again",)], 1))
         answers = await asyncio.gather(*calls)
         assert [rows[0][0] for rows, _ in answers] == ["alone", "one", "two", "one again"]
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_in_vain_is_told_so_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "DEADLINE", 0.7)
+
+    async def scenario() -> None:
+        pool = StandIn()
+        gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+        calls = [asyncio.create_task(gatherer.run({"task_id": 1})) for _ in range(30)]
+        done, answered_never = await asyncio.wait(calls, timeout=2)
+        # What was sent is the pool's to answer, and the rest is never sent.
+        assert (len(pool.sent), len(answered_never)) == (10, 10)
+        assert {type(call.exception()) for call in done} == {Undone}
+        late = asyncio.create_task(gatherer.run({"task_id": 1}))
+        await asyncio.sleep(0)
+        pool.sent[0][2].set_result(([("first",)], 1))
+        await asyncio.sleep(0.01)
+        pool.sent[10][2].set_result(([("late",)], 1))
+        assert (await late)[0] == [("late",)]
+        for call in answered_never:
+            call.cancel()
 
     asyncio.run(scenario())

@@ -91,13 +91,30 @@ def test_the_committed_env_file_holds_the_defaults_and_no_secret() -> None:
         ("DATABASE_URL", "postgres://u:p@h/d", None),
         ("DATABASE_URL", NEON % "p%40ss", None),
         ("DATABASE_URL", "postgresql://u:p@h1,h2:5433/d?target_session_attrs=read-write", None),
+        ("DATABASE_URL", "postgresql://u:p%2F%3F%23%5B%20@[::1]:5433/d", None),
+        ("DATABASE_URL", "postgresql:///d?host=/run/postgresql", None),
         ("CORS_ORIGINS", "https://a.example, http://b.example:8080", None),
+        ("CORS_ORIGINS", "capacitor://localhost,ionic://localhost,tauri://localhost,app://.", None),
+        ("CORS_ORIGINS", "chrome-extension://aaaabbbbccccddddeeeeffffgggghhhh,file://", None),
+        (
+            "CORS_ORIGINS",
+            "http://[::1]:3000,http://192.168.0.7,https://xn--bcher-kva.example",
+            None,
+        ),
+        ("CORS_ORIGINS", "http://a.example:443,https://a.example:80,https://a_b.example.", None),
         ("CORS_ORIGINS", "*", None),
         ("DEFAULT_USER_ID", "auth0|5f7c", None),
         ("DB_POOL_SIZE", "25", 25),
         ("AUTH_SECRET", SECRET, None),
         ("AUTH_JWKS_URL", "https://issuer.example/.well-known/jwks.json", None),
         ("LOG_LEVEL", "WARNING", "warning"),
+        ("AUTH_SECRET", f" {SECRET}\r\n", SECRET),
+        ("DATABASE_URL", "\tsqlite:///x.db\n", "sqlite:///x.db"),
+        ("CORS_ORIGINS", "https://a.example\n", "https://a.example"),
+        ("DEFAULT_USER_ID", " zoe ", "zoe"),
+        ("DB_POOL_SIZE", "25\n", 25),
+        ("AUTH_JWKS_URL", " https://issuer.example/jwks\n", "https://issuer.example/jwks"),
+        ("LOG_LEVEL", "\nDebug ", "debug"),
         ("LOG_LEVEL", "debug", None),
     ],
 )
@@ -143,6 +160,20 @@ def test_the_environment_goes_before_env_local_before_env(
             for url in (
                 *("mysql://u:", "postgresql+asyncpg://u:p@h/", "http://", "no-url:", "//"),
                 *("postgresql://u:p%zz@h/", "postgresql://h/d?unknown=", "postgres://[::1/"),
+                *("postgresql://h:", "postgresql://u:1/x@", "sqlite:///d?mode=", "sqlite://u:"),
+                *("'postgresql://u:p@h/", "psql postgresql://", "sqlite:///postgresql://u:"),
+            )
+        ],
+        # With a password that is not percent-encoded, pieces of it would be the host, port or name.
+        *[
+            (
+                "DATABASE_URL",
+                f"postgresql://u:{before}{PASSWORD}{after}@h.example:5432/d?sslmode=allow",
+            )
+            for before, after in (
+                *(("x@", ""), ("x/", ""), ("1/", ""), ("1@", ":2"), ("x@", "?y"), ("", "@h:1")),
+                *(("x%", ""), ("[@", "]"), ("x@[", "]"), ("x@", "#y"), ("@", "/"), ("1/x,y:", "")),
+                *(("x@y z", ""), ("x?y@", ""), ("x?y/", ""), ("x@y/", "?z"), ("x@:", "")),
             )
         ],
         *[("DATABASE_URL", url) for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///")],
@@ -151,6 +182,18 @@ def test_the_environment_goes_before_env_local_before_env(
             for origins in (
                 *("app.example.com", "https://app.example.com/", "https://a.example https://b"),
                 *("https://a.example,b.example", "ftp://a.example", "https://*.example/x", "null"),
+                *("https://*.example", "https://a.example:443", "http://a.example:80", "*,*"),
+                *("https://A.example", "HTTPS://a.example", "https://a.example,*", "https://"),
+                *("https://bücher.example", "https://a.example?", "https://a.example#x", "file:"),
+                *("https://u@a.example", "https://a.example:0443", "http://127.1", "http://[0::1]"),
+                *("capacitor://localhost/", "tauri://localhost/x", "tauri://LocalHost", "app://"),
+                *(
+                    "chrome-extension://*",
+                    "wss://a.example",
+                    "http:a.example",
+                    "https:///a.example",
+                ),
+                *("https://a.example:99999", "https://a.exa mple", "https://a%2eexample"),
             )
         ],
         *[("DEFAULT_USER_ID", user_id) for user_id in ("tasks", "a/b", "a\x01b", "u" * 129)],
@@ -160,6 +203,8 @@ def test_the_environment_goes_before_env_local_before_env(
         *[("LOG_LEVEL", level) for level in ("verbose", "7", "off")],
         # Empty is a deployment gone wrong: auth, above all, must not be off then.
         *[(name.upper(), "") for name in DEFAULTS if name != "cors_origins"],
+        *[(name.upper(), " \n") for name in DEFAULTS if name != "cors_origins"],
+        ("AUTH_AUDIENCE", " , "),
     ],
 )
 def test_a_bad_value_is_refused_with_one_line_that_names_the_variable(
@@ -198,6 +243,65 @@ def test_an_env_file_in_another_encoding_is_refused_with_one_line(tmp_path: Path
     with pytest.raises(Refused, match=r"^[^\n]*\.env\.local[^\n]*$") as refused:
         load_settings()
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        ("AUTH_SECRET", 3),
+        ("export AUTH_SECRET", 3),
+        (f"AUTH_SECRET: {SECRET}", 3),
+        (f"AUTH_SECRET {SECRET}", 3),
+        (f"set AUTH_SECRET={SECRET}", 3),
+        (f'AUTH_SECRET="{SECRET}', 3),
+        (f"AUTH_SECRET='{SECRET}' {SECRET}", 3),
+        (f"\n\n={SECRET}", 5),
+    ],
+)
+@pytest.mark.parametrize("file", [".env", ".env.local"])
+def test_a_line_of_an_env_file_that_sets_nothing_stops_the_start(
+    tmp_path: Path, file: str, line: str, number: int
+) -> None:
+    (tmp_path / file).write_text(f"# a comment\n\n{line}\nLOG_LEVEL=info\n")
+    with pytest.raises(Refused) as refused:
+        load_settings()
+    assert str(refused.value) == f"{file}: line {number} is not NAME=value"
+
+
+def test_an_env_file_is_read_as_people_write_them(tmp_path: Path) -> None:
+    (tmp_path / ".env.local").write_bytes(
+        b"\xef\xbb\xbfDEFAULT_USER_ID = zoe # she\r\n\r\n\t# more\r\nexport LOG_LEVEL='error'\r\n"
+    )
+    read = plain(load_settings())
+    assert (read["default_user_id"], read["log_level"]) == ("zoe", "error")
+
+
+@pytest.mark.parametrize("name", ["AUTH_SECERT", "auth_secrets", "AUTH_JWKS_URI", "AUTH_AUDIENCES"])
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_misspelt_variable_does_not_leave_auth_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    if where == "file":
+        (tmp_path / ".env.local").write_text(f"{name}={SECRET}\n")
+    else:
+        monkeypatch.setenv(name, SECRET)
+    with pytest.raises(
+        Refused, match=rf"^{name.upper()} is no setting: AUTH_\w+ is meant"
+    ) as refused:
+        load_settings()
+    assert SECRET not in str(refused.value)
+
+
+def test_variables_of_others_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "AUTH_URL",
+        "AUTH_GITHUB_SECRET",
+        "AUTH_SERVICE_HOST",
+        "AUTH_PORT",
+        "DATABASE_URI",
+    ):
+        monkeypatch.setenv(name, "x")
+    assert plain(load_settings()) == DEFAULTS
 
 
 # ---- the process

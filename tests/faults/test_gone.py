@@ -1,0 +1,41 @@
+"""A client that hangs up: what it asked for is not begun, and what is under way is given up."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.conftest import Database
+from tests.support.load import locked
+from tests.support.processes import wait_until
+from tests.support.service import Service
+
+
+@pytest.fixture
+def own(new_database: Database) -> Iterator[Service]:
+    with Service(DATABASE_URL=new_database.url) as service:
+        httpx2.post(f"{service.url}/api/tasks", json={"title": "first"}).raise_for_status()
+        yield service
+
+
+def hang_up_after_sending(service: Service, request: bytes) -> None:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", service.port))) as connection:
+        connection.sendall(request)
+
+
+def test_a_create_whose_client_hung_up_before_its_turn_makes_nothing(
+    own: Service, new_database: Database
+) -> None:
+    body = b'{"title": "never"}'
+    head = b"POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    rest = b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with locked(new_database.url):
+        for number in range(40):  # more than there are connections to run them on
+            # With a key of its own, a create shares no statement with others.
+            hang_up_after_sending(own, head + b"Idempotency-Key: %d\r\n" % number + rest)
+        wait_until(lambda: own.log.count("POST /api/tasks 499") >= 20, "what waited is given up")
+    titles = [task["title"] for task in httpx2.get(f"{own.url}/api/tasks").json()]
+    assert "first" in titles
+    assert titles.count("never") <= 10  # those that the database had been given already
