@@ -21,9 +21,12 @@ from pydantic_core import PydanticCustomError, core_schema
 
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# Words of an address. `/api/v1/tasks` must not be the list of a user "v1" whom everybody shares.
+NO_USER: Final = "tasks|auth|users|v[0-9]+"
 # Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
 # path that is not UTF-8 decodes to: two such users would be one.
-_USER_ID = re.compile(r"(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+_NEITHER = rf"(?!(?:{NO_USER}|\.{{1,2}})$)"
+_USER_ID = re.compile(_NEITHER + r"[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _INSTANT = re.compile(  # RFC 3339 section 5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
@@ -75,7 +78,10 @@ class Characters:
 
 def _user_id(value: str) -> str:
     if not _USER_ID.fullmatch(value):
-        raise broken("must be 1 to 128 characters without / and controls, and not tasks, . or ..")
+        raise broken(
+            "must be 1 to 128 characters without / and controls, and not a word of an address: "
+            "tasks, auth, users, v1, . or .."
+        )
     return value
 
 
@@ -108,7 +114,7 @@ UserId = Annotated[
             "type": "string",
             "minLength": 1,
             "maxLength": 128,
-            "pattern": r"^(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
+            "pattern": rf"^{_NEITHER}[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
         }
     ),
 ]

@@ -156,7 +156,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, lines=lines)],
         routes=[  # not include_router, which matches every request twice
-            *build_router(database, owners.named, "/api/{user_id}/tasks", owners.refusals).routes,
+            *build_router(
+                database, owners.named, "/api/{user_id:user}/tasks", owners.refusals
+            ).routes,
             *build_router(database, owners.current, "/api/tasks", owners.refusals[:1]).routes,
         ],
     )
