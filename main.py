@@ -140,6 +140,9 @@ def create_app(settings: Settings) -> FastAPI:
         allow_origin_regex=None if settings.origins else _THIS_MACHINE,
         allow_methods=_METHODS,
         allow_headers=("*",),
+        # Many pages send them; no cookie is read here.
+        allow_credentials="*" not in settings.origins,
+        allow_private_network=True,  # a public page may call a service in a private network
         expose_headers=_EXPOSED,
         max_age=7200,
     )
