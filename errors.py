@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+_NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
 # Python 3.11 still knows these by the names of RFC 7231.
@@ -140,7 +141,7 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
             return Response(status_code=204, headers=allow)
         detail = f"{request.method} is not possible here; {allow['Allow']} are."
         return problem(request, ApiError(405, detail, headers=allow))
-    detail = "There is nothing at this path." if exc.status_code == 404 else exc.detail
+    detail = _NOWHERE if exc.status_code == 404 else exc.detail
     return problem(request, ApiError(exc.status_code, detail))
 
 

@@ -19,12 +19,20 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
+import models
+
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# Words of an address. `/api/v1/tasks` must not be the list of a user "v1" whom everybody shares.
+NO_USER: Final = "tasks|auth|users|v[0-9]+"
 # Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
 # path that is not UTF-8 decodes to: two such users would be one.
-_USER_ID = re.compile(r"(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+_NEITHER = rf"(?!(?:{NO_USER}|\.{{1,2}})$)"
+_USER_ID = re.compile(_NEITHER + r"[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_CLOCK_TIME = re.compile(  # what `<input type="datetime-local">` gives
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?"
+)
 _INSTANT = re.compile(  # RFC 3339 section 5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
     r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
@@ -75,23 +83,32 @@ class Characters:
 
 def _user_id(value: str) -> str:
     if not _USER_ID.fullmatch(value):
-        raise broken("must be 1 to 128 characters without / and controls, and not tasks, . or ..")
+        raise broken(
+            "must be 1 to 128 characters without / and controls, and not a word of an address: "
+            "tasks, auth, users, v1, . or .."
+        )
     return value
+
+
+def _time(value: str) -> str:
+    """Return an instant in UTC, a wall-clock time to the second, or raise `ValueError`."""
+    if _CLOCK_TIME.fullmatch(value):
+        return datetime.fromisoformat(value).isoformat()
+    if _INSTANT.fullmatch(value):
+        return timestamp(datetime.fromisoformat(value.upper()))
+    raise ValueError
 
 
 def _due_date(value: str) -> str | None:
     try:
         if not value:
             return None
-        if DAY.fullmatch(value):
-            return date.fromisoformat(value).isoformat()
-        if _INSTANT.fullmatch(value):
-            return timestamp(datetime.fromisoformat(value.upper()))
+        return date.fromisoformat(value).isoformat() if DAY.fullmatch(value) else _time(value)
     except (ValueError, OverflowError):
-        pass
-    raise broken(
-        "must be a day (2026-11-21) or a timestamp with a UTC offset (2026-11-21T10:00:00Z)"
-    )
+        raise broken(
+            "must be a day (2026-11-21), a time (2026-11-21T10:00), "
+            "or one with a UTC offset (2026-11-21T10:00:00Z)"
+        ) from None
 
 
 def _distinct(tags: list[str]) -> list[str]:
@@ -108,7 +125,7 @@ UserId = Annotated[
             "type": "string",
             "minLength": 1,
             "maxLength": 128,
-            "pattern": r"^(?!(?:tasks|\.{1,2})$)[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
+            "pattern": rf"^{_NEITHER}[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
         }
     ),
 ]
@@ -130,18 +147,27 @@ Tags = Annotated[
     Field(max_length=20, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_distinct),
 ]
+_CLOCK_TIMES: Final = (  # only of days that there are, as far as a pattern can tell
+    r"^([1-9][0-9]{3}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|"
+    r"(0[13578]|1[02])-31)|[1-9][0-9](0[48]|[2468][048]|[13579][26])-02-29)"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"
+)
+_A_DUE_DATE: Final = (
+    {"type": "string", "format": "date"},
+    {"type": "string", "pattern": _CLOCK_TIMES},
+    {"type": "string", "format": "date-time"},
+)
 DueDate = Annotated[
     str,
     AfterValidator(_due_date),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "format": "date"},
-                {"type": "string", "format": "date-time"},
-                {"type": "string", "maxLength": 0},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [*_A_DUE_DATE, {"type": "string", "maxLength": 0}]}),
+]
+DUE_BOUND: Final = WithJsonSchema({"anyOf": [*_A_DUE_DATE]})
+# One type for generated clients: those that try several would read a time as its day.
+SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6}Z)?)?$"
+Priority = Annotated[
+    models.Priority,
+    BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name),
 ]
 # Adding 0.0 turns the -0.0 that only one of the databases would keep into 0.0.
 Order = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda order: order + 0.0)]

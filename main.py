@@ -143,6 +143,9 @@ def create_app(settings: Settings) -> FastAPI:
         allow_origin_regex=None if settings.origins else _THIS_MACHINE,
         allow_methods=_METHODS,
         allow_headers=("*",),
+        # Many pages send them; no cookie is read here.
+        allow_credentials="*" not in settings.origins,
+        allow_private_network=True,  # a public page may call a service in a private network
         expose_headers=_EXPOSED,
         max_age=7200,
     )
@@ -159,7 +162,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, lines=lines)],
         routes=[  # not include_router, which matches every request twice
-            *build_router(database, owners.named, "/api/{user_id}/tasks", owners.refusals).routes,
+            *build_router(
+                database, owners.named, "/api/{user_id:user}/tasks", owners.refusals
+            ).routes,
             *build_router(database, owners.current, "/api/tasks", owners.refusals[:1]).routes,
         ],
     )

@@ -43,8 +43,9 @@ class Task(SQLModel, table=True):
     """One task of one user.
 
     `title_folded` and `description_folded` hold `str.casefold()` of the text: no two databases
-    agree on what upper case is beyond ASCII. `due_date` is canonical text, `2026-11-21` or
-    `2026-11-21T10:00:00.000000Z`: two kinds in one column, in chronological order.
+    agree on what upper case is beyond ASCII. `due_date` is canonical text, `2026-11-21`,
+    `2026-11-21T10:00:00` (a wall-clock time) or `2026-11-21T10:00:00.000000Z`: three kinds in one
+    column, in chronological order.
     """
 
     # SQLite reuses the id of a deleted last row otherwise.

@@ -6,7 +6,7 @@ the bodies; their values arrive as text.
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from itertools import zip_longest
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
@@ -28,18 +28,21 @@ from pydantic import (
 
 from fields import (
     DAY,
+    DUE_BOUND,
     MAX_ID,
     PLAIN_DECIMAL,
+    SHOWN_DUE_DATE,
     Description,
     DueDate,
     Order,
+    Priority,
     Tag,
     Tags,
     TaskId,
     Title,
     broken,
 )
-from models import PRIORITIES, Priority
+from models import PRIORITIES
 
 READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_at", "updated_at"})
 
@@ -127,9 +130,11 @@ class Task(BaseModel):
         description="When `completed` last turned true; `null` while it is false."
     )
     priority: Priority = Field(description="`none` in a new task unless it is sent.")
-    due_date: date | datetime | None = Field(
-        description="A day (`2026-11-21`), which stays a day, or an instant with a UTC offset "
-        '(`2026-11-21T10:00:00+01:00`), which comes back in UTC. `""` means `null`.'
+    due_date: str | None = Field(
+        pattern=SHOWN_DUE_DATE,
+        description="A day (`2026-11-21`), an instant with a UTC offset "
+        "(`2026-11-21T10:00:00+01:00`), which comes back in UTC, or a wall-clock time "
+        '(`2026-11-21T10:00`), which counts as UTC. Each kind stays what it is. `""` means `null`.',
     )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
     order: float | None = Field(description="A number for your own order, as of drag and drop.")
@@ -168,15 +173,18 @@ class Where:
 
 
 def _due_from(value: str | None) -> str:
+    """Return what sorts before nothing that is due then, be it an instant or a wall-clock time."""
     if value is None:
-        raise broken("must be a day or a timestamp")
-    return value
+        raise broken("must be a day or a time")
+    return value.removesuffix(".000000Z")
 
 
 def _due_until(value: str | None) -> str:
-    """Return what sorts after all of a day, where the bound is a day."""
+    """Return what sorts after all that is due then, or on all of that day."""
     bound = _due_from(value)
-    return bound + "~" if DAY.fullmatch(bound) else bound
+    if DAY.fullmatch(bound):
+        return bound + "~"
+    return bound if bound.endswith("Z") else bound + ".000000Z"
 
 
 def _at(day_from: str) -> AfterValidator:
@@ -189,7 +197,7 @@ def _at(day_from: str) -> AfterValidator:
             if not day_from:
                 raise broken("must be a timestamp with a UTC offset")
             value += day_from
-        return datetime.fromisoformat(value) if value else None
+        return datetime.fromisoformat(value).replace(tzinfo=UTC) if value else None
 
     return AfterValidator(read)
 
@@ -213,14 +221,11 @@ _Flag = Annotated[
 _Folded = Annotated[Description, AfterValidator(str.casefold)]
 _OneTag = Annotated[Tag, AfterValidator(lambda tag: [tag])]
 _Number = Annotated[Order, BeforeValidator(_number)]
-_DayOrInstant = WithJsonSchema(
-    {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]}
-)
-_DueFrom = Annotated[DueDate, AfterValidator(_due_from), _DayOrInstant]
-_DueUntil = Annotated[DueDate, AfterValidator(_due_until), _DayOrInstant]
+_DueFrom = Annotated[DueDate, AfterValidator(_due_from), DUE_BOUND]
+_DueUntil = Annotated[DueDate, AfterValidator(_due_until), DUE_BOUND]
 _PriorityLike = Annotated[
     Description,
-    AfterValidator(lambda part: _ranks([name for name in PRIORITIES if part in name])),
+    AfterValidator(lambda part: _ranks([name for name in PRIORITIES if part.lower() in name])),
 ]
 _Moment = (
     Annotated[DueDate, _at("")],
@@ -397,7 +402,7 @@ class TaskQuery(TaskFilter):
         validation_alias=AliasChoices("sort", "_sort", "sort_by"),
         description="Comma list of fields, `-` for descending: `-priority,due_date`. Without it "
         "the newest come first. Nulls are last both ways; titles sort case-folded; equals go by "
-        "`id` in the direction of the last field; a day goes before the instants of that day.",
+        "`id` in the direction of the last field; a day goes before the times of that day.",
     )
     direction: Annotated[tuple[bool, ...], BeforeValidator(_descending)] = Field(
         (), validation_alias=AliasChoices("_order", "order")

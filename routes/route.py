@@ -21,6 +21,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
 from errors import ApiError, InvalidInput, from_pydantic
+from fields import NO_USER
 
 MAX_BODY = 256 * 1024  # bytes
 _SOON = 0.2  # seconds after which it is worth looking whether the client still waits
@@ -32,7 +33,14 @@ class _IdText(StringConvertor):
     regex = "(?!stats(?:/|$))[^/]+"
 
 
+class _UserText(StringConvertor):
+    """Any text but the words of an address, where there is nothing."""
+
+    regex = f"(?!(?:{NO_USER})/)[^/]+"
+
+
 register_url_convertor("id", _IdText())
+register_url_convertor("user", _UserText())
 
 
 class TaskRoute(APIRoute):

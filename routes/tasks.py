@@ -80,7 +80,7 @@ def build_router(
     router = APIRouter(
         prefix=prefix,
         route_class=TaskRoute,
-        tags=["user tasks" if "{user_id}" in prefix else "tasks"],
+        tags=["user tasks" if "{user_id" in prefix else "tasks"],
         responses=refusals(*refused, 422, 500, 503),
         generate_unique_id_function=operation_id,
     )

@@ -272,7 +272,7 @@ def test_whatever_host_is_asked_for_the_answer_is_json(
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        *((f"/api/{user}/tasks", 422) for user in ("%00", "%0a", "%7f", "%c2%80", "tasks")),
+        *((f"/api/{user}/tasks", 422) for user in ("%00", "%0a", "%7f", "%c2%80")),
         *((f"/api/{user}/tasks", 422) for user in ("%ff", "%ed%a0%80", "%c0%af", "a%ffb")),
         ("/api/" + "a" * 129 + "/tasks", 422),
         ("/api/a%2fb/tasks", 404),

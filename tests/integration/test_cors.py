@@ -127,12 +127,30 @@ def test_a_page_may_read_the_headers_of_the_contract(client: httpx2.Client, task
         assert comma_list(answer, "access-control-expose-headers") == READABLE
 
 
-def test_a_page_cannot_bring_the_cookies_of_its_visitor(client: httpx2.Client) -> None:
+def test_a_page_may_send_credentials_which_nobody_reads(client: httpx2.Client) -> None:
     for answer in (
         preflight(client, OWN_PAGES[1]),
         client.get("/api/tasks", headers={"Origin": OWN_PAGES[1], "Cookie": "a=b"}),
+        client.get("/nothing", headers={"Origin": OWN_PAGES[1], "Cookie": "a=b"}),
     ):
-        assert "access-control-allow-credentials" not in answer.headers
+        assert answer.headers["access-control-allow-credentials"] == "true"
+        assert answer.headers[ALLOWED] == OWN_PAGES[1]
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(("origin", "status"), [(OWN_PAGES[1], 200), (STRANGERS[0], 400)])
+def test_a_page_that_may_call_may_call_into_a_private_network(
+    client: httpx2.Client, origin: str, status: int
+) -> None:
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    answer = client.options("/api/tasks", headers=asked)
+    assert answer.status_code == status
+    assert (ALLOWED in answer.headers) == (status == 200)
+    assert answer.headers["access-control-allow-private-network"] == "true"
 
 
 # ---- CORS_ORIGINS; none of this needs the database
@@ -171,7 +189,10 @@ def test_listed_origins_may_call_and_no_other(cors_origins: str) -> None:
 
 @pytest.mark.parametrize("origin", ["https://anything.example", "http://localhost:3000", "null"])
 def test_a_star_lets_every_page_call(origin: str) -> None:
-    assert allowed_origin(in_process(cors_origins="*"), origin) == "*"
+    client = in_process(cors_origins="*")
+    assert allowed_origin(client, origin) == "*"
+    for answer in (preflight(client, origin), client.get("/health", headers={"Origin": origin})):
+        assert "access-control-allow-credentials" not in answer.headers
 
 
 @pytest.mark.parametrize("unset", ["", " ", ","])

@@ -417,3 +417,22 @@ def test_json_by_any_of_its_names_is_fine(
 ) -> None:
     headers = {"Content-Type": content_type, "Origin": ORIGIN}
     assert client.post(tasks, content=b'{"title": "x"}', headers=headers).status_code == 201
+
+
+# ---- words of an address
+
+
+@pytest.mark.parametrize("word", ["auth", "users", "v1", "v2", "v10", "%76%31"])
+@pytest.mark.parametrize("rest", ["", "/", "/1", "/1/complete", "/stats"])
+def test_a_word_of_an_address_is_no_user(client: httpx2.Client, word: str, rest: str) -> None:
+    for method in ("GET", "POST", "PATCH", "DELETE"):
+        answer = client.request(method, f"/api/{word}/tasks{rest}", json={}, headers=CORS)
+        detail = assert_problem(answer, 404)
+        assert "/api/tasks" in detail
+        assert "/api/USER_ID/tasks" in detail
+    assert "/api/USER_ID/tasks" in client.get("/api/tasks/tasks/1").json()["detail"]
+
+
+@pytest.mark.parametrize("user", ["v", "v1a", "1v", "user", "authx", "tasks2", "v1.0"])
+def test_a_user_may_have_a_name_that_begins_like_one(client: httpx2.Client, user: str) -> None:
+    assert client.get(f"/api/{user}/tasks").status_code == 200

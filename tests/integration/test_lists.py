@@ -127,6 +127,9 @@ QUERIES = [
     ("due_date_lte=2020-01-01", "BA"),
     ("due_date_lte=2099-12-31T00:00:00Z", "DBA"),
     ("due_date_like=T12", "B"),
+    ("due_date_gte=2020-01-01T12:00", "EDB"),
+    ("due_after=2020-01-01T12:00", "ED"),
+    ("due_before=2020-01-01T12:00", "A"),
     # the other fields
     ("title=zebra", "D"),
     ("title=Zebra", ""),
@@ -250,7 +253,7 @@ REFUSED = [
     ("completed=", "completed"),
     ("overdue=yes", "overdue"),
     ("overdue=", "overdue"),
-    ("priority=High", "priority"),
+    ("priority=hígh", "priority"),
     ("priority=low&priority=", "priority"),
     ("tag=", "tag"),
     ("tag=" + "x" * 51, "tag"),
@@ -259,7 +262,7 @@ REFUSED = [
     ("title_gte=%00", "title_gte"),
     ("due_before=", "due_before"),
     ("due_before=soon", "due_before"),
-    ("due_after=2026-11-21T10:00:00", "due_after"),
+    ("due_after=2026-11-21T10:00:00.5", "due_after"),
     ("due_date_gte=", "due_date_gte"),
     ("due_date=2026-02-29", "due_date"),
     ("created_at=2026-11-21", "created_at"),
@@ -598,3 +601,52 @@ def test_a_filter_is_a_value_never_a_pattern_or_a_piece_of_sql(
         for name in ("title", "title_like", "tag", "q"):
             found = [task["id"] for task in client.get(tasks, params={name: word}).json()]
             assert found == [number], (name, word)
+
+
+# ---- wall-clock times
+
+
+def test_a_wall_clock_time_counts_as_utc_in_every_filter(client: httpx2.Client, tasks: str) -> None:
+    wall, same, later = "2026-12-01T12:00:00", "2026-12-01T12:00:00Z", "2026-12-01T12:00:00.000001Z"
+    for title, due in (("day", "2026-12-01"), ("wall", wall), ("same", same), ("later", later)):
+        create(client, tasks, title=title, due_date=due)
+
+    def titles(**parameters: str) -> str:
+        found = client.get(tasks, params={"sort": "due_date", **parameters})
+        assert found.status_code == 200, found.text
+        return " ".join(task["title"] for task in found.json())
+
+    assert titles() == "day wall same later"
+    for at in (wall[:-3], wall, same, "2026-12-01T13:00:00+01:00"):
+        assert titles(due_before=at) == "day"
+        assert titles(due_date_gte=at) == "wall same later"
+        assert titles(due_date_lte=at) == "day wall same"
+        assert titles(due_after=at) == "later"
+    assert titles(due_date_lte=later) == "day wall same later"
+    assert titles(due_date_gte=later) == "later"
+    assert titles(due_date_lte="2026-12-01") == "day wall same later"
+    assert titles(due_after="2026-12-01") == ""
+    assert titles(due_date=wall[:-3]) == titles(due_date=wall) == "wall"
+    assert titles(due_date=same) == "same"
+    assert titles(created_at_gte="2020-01-01T12:00") == "day wall same later"
+
+
+def test_a_wall_clock_time_is_overdue_when_utc_says_so(client: httpx2.Client, tasks: str) -> None:
+    now = datetime.now(UTC).replace(tzinfo=None)
+    for title, due in (("past", now - timedelta(minutes=1)), ("soon", now + timedelta(minutes=9))):
+        create(client, tasks, title=title, due_date=due.isoformat(timespec="minutes"))
+    late = client.get(f"{tasks}?overdue=true").json()
+    assert [task["title"] for task in late] == ["past"]
+    assert client.get(f"{tasks}/stats").json()["overdue"] == 1
+
+
+@pytest.mark.parametrize("word", ["high", "HIGH", "High"])
+def test_a_priority_is_read_in_any_case(client: httpx2.Client, tasks: str, word: str) -> None:
+    create(client, tasks, title="low", priority="LOW")
+    create(client, tasks, title="high", priority=word)
+    for query in (f"priority={word}", f"priority_gte={word}", f"priority_like={word[:3]}"):
+        found = client.get(f"{tasks}?{query}").json()
+        assert [(task["title"], task["priority"]) for task in found] == [("high", "high")]
+    body = {"priority": word}
+    assert client.patch(f"{tasks}?title=low", json=body).json() == {"updated": 1}
+    assert {task["priority"] for task in client.get(tasks).json()} == {"high"}

@@ -39,7 +39,15 @@ def is_overdue(task: Task) -> bool:
     due, now = task["due_date"], datetime.now(UTC)
     if due is None or task["completed"]:
         return False
-    return bool(due < now.date().isoformat() if is_day(due) else datetime.fromisoformat(due) < now)
+    if is_day(due):
+        return bool(due < now.date().isoformat())
+    return datetime.fromisoformat(due).replace(tzinfo=UTC) < now
+
+
+def moment(due: str) -> str:
+    """Return what compares due dates: a day before its times, a wall-clock time as one in UTC."""
+    is_wall_clock = len(due) == len("2026-11-21T10:00:00")
+    return due + ".000000Z" if is_wall_clock else due
 
 
 def select(tasks: Iterable[Task], parameters: Parameters) -> list[Task]:
@@ -136,9 +144,11 @@ def _matches(task: Task, name: str, value: str) -> bool:
         case "overdue":
             return is_overdue(task) == (value == "true")
         case "due_before":
-            return due is not None and due < value
+            return due is not None and moment(due) < moment(value)
         case "due_after":
-            return due is not None and (due[:10] if is_day(value) else due) > value
+            return due is not None and (
+                due[:10] > value if is_day(value) else moment(due) > moment(value)
+            )
     if name in FIELDS:
         return _compare(task, name, "eq", value)
     field, _, operator = name.rpartition("_")
@@ -165,5 +175,7 @@ def _compare(task: Task, field: str, operator: str, text: str) -> bool:
         return False
     if field == "due_date" and operator == "lte" and is_day(wanted):
         shown = shown[:10]
+    if field == "due_date":
+        shown, wanted = moment(shown), moment(wanted)
     one, other = _rank(field, shown), _rank(field, wanted)
     return bool(one >= other if operator == "gte" else one <= other)

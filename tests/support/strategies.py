@@ -30,7 +30,10 @@ BOOLEANS = ("true", "false")
 texts = st.sampled_from(WORDS) | st.text(LETTERS, max_size=4)
 titles = texts.filter(str.strip)
 instants = st.builds("{}T{}Z".format, st.sampled_from(DAYS), st.sampled_from(TIMES))
-dues = st.sampled_from(DAYS) | instants
+wall_clock_times = st.builds(
+    "{}T{}".format, st.sampled_from(DAYS), st.sampled_from([time[:8] for time in TIMES])
+)
+dues = st.sampled_from(DAYS) | instants | wall_clock_times
 _optional = {
     "description": st.none() | texts,
     "completed": st.booleans(),

@@ -196,7 +196,10 @@ def test_the_environment_goes_before_env_local_before_env(
                 *("https://a.example:99999", "https://a.exa mple", "https://a%2eexample"),
             )
         ],
-        *[("DEFAULT_USER_ID", user_id) for user_id in ("tasks", "a/b", "a\x01b", "u" * 129)],
+        *[
+            ("DEFAULT_USER_ID", user_id)
+            for user_id in ("tasks", "users", "v1", "a/b", "a\x01b", "u" * 129)
+        ],
         *[("DB_POOL_SIZE", size) for size in ("0", "-1", "ten", "1.5", "100000")],
         ("AUTH_SECRET", f"-----BEGIN PUBLIC KEY-----\n{PASSWORD}\n-----END PUBLIC KEY-----"),
         *[("AUTH_JWKS_URL", url) for url in (PASSWORD, f"ftp://{PASSWORD}/", "https://")],
