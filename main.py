@@ -129,7 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
         await owners.open()
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.
-        gc.set_threshold(20_000, 50, 100)
+        gc.set_threshold(20_000, 10, 10)
         if multiprocessing.current_process().name in ("MainProcess", "SpawnProcess-1"):
             for line in _welcome(settings, database):  # once, however many workers
                 log.info("%s", line)

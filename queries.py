@@ -164,7 +164,7 @@ def delete_task(owner: str, task_id: int, versions: Versions = None) -> Query:
     return Query(statement, _one(owner, task_id, versions))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _update(fields: tuple[str, ...], *, guarded: bool) -> ClauseElement:
     return update(TASK).where(_one_task(guarded)).values(_changes(fields)).returning(*ROW)
 
@@ -248,7 +248,7 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     return Query(_count(_shape(wanted)), values, repeatable=True)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     if not skipping:
         rows = select(*ROW, func.count().over().label("total")).where(_matching(shape))
@@ -266,17 +266,17 @@ def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     return rows.select_from(total.outerjoin(page, true())).order_by(*_order_by(sort, page.c))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _update_all(shape: Shape, fields: tuple[str, ...]) -> ClauseElement:
     return update(TASK).where(_matching(shape)).values(_changes(fields))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _delete_all(shape: Shape) -> ClauseElement:
     return delete(TASK).where(_matching(shape))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _count(shape: Shape) -> ClauseElement:
     counts = [
         func.count().filter(condition).label(name)

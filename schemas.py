@@ -303,7 +303,7 @@ class TaskFilter(_ByField):
     priority: Annotated[
         list[Priority], _AsList, AfterValidator(_ranks), Where("priority", "in")
     ] = Field([], description="Repeat it for any of several.")
-    tag: Annotated[list[Tag], Field(max_length=20), _AsList, Where("tags", "eq")] = Field(
+    tag: Annotated[list[Tag], _AsList, Where("tags", "eq")] = Field(
         [], description="Repeat it for tasks that have all of several."
     )
     overdue: Annotated[_Flag, Where("overdue", "eq")] = Field(
@@ -315,7 +315,7 @@ class TaskFilter(_ByField):
     due_after: Annotated[_DueUntil, Where("due_date", "gt")] = Field(
         _NOT_GIVEN, description="Due after this day or instant."
     )
-    id: Annotated[list[TaskId], Field(max_length=MAX_PAGE), _AsList, Where("id", "in")] = Field(
+    id: Annotated[list[TaskId], _AsList, Where("id", "in")] = Field(
         [], description="Repeat it for several tasks."
     )
 
@@ -367,15 +367,13 @@ def _once(text: Any) -> str:
 
 
 def _sort_keys(text: Any) -> tuple[str, ...]:
-    keys: list[str] = []
+    keys = []
     for key in map(str.strip, _once(text).split(",") if text else ()):
         field = key.removeprefix("-")
-        field = _SORT_ALIASES.get(field, field)
-        if field not in SORTABLE or len(keys) == _MOST_SORT_KEYS:
-            raise broken(
-                f"must be a comma list of at most {_MOST_SORT_KEYS} of {', '.join(SORTABLE)}"
-            )
-        keys.append("-" * key.startswith("-") + field)
+        keys.append("-" * key.startswith("-") + _SORT_ALIASES.get(field, field))
+    fields = {key.removeprefix("-") for key in keys}
+    if not fields.issubset(SORTABLE) or len(fields) > _MOST_SORT_KEYS:
+        raise broken(f"must be a comma list of at most {_MOST_SORT_KEYS} of {', '.join(SORTABLE)}")
     return tuple(keys)
 
 

@@ -249,7 +249,7 @@ SEARCH = "/api/heavy/tasks?tags_ne=x&tags_like=1&" + "&".join(f"tag={tag}" for t
 
 @pytest.fixture
 def heavy(tmp_path: Path) -> Iterator[Service]:
-    """A service whose user `heavy` has 200,000 tasks."""
+    """A service whose user `heavy` has 500,000 tasks."""
     path = tmp_path / "tasks.db"
     with Service(DATABASE_URL=f"sqlite:///{path}") as service:
         first = {"title": "a", "tags": TAGS}
@@ -261,7 +261,7 @@ def heavy(tmp_path: Path) -> Iterator[Service]:
                 "uid": "hex(randomblob(16))",
             }
             copied = ", ".join(values[name] for name in names)
-            numbers = HOURS.replace("1e12", "200000")
+            numbers = HOURS.replace("1e12", "500000")
             connection.execute(f"INSERT INTO task {numbers} SELECT {copied} FROM task, n")
         yield service
 
