@@ -366,7 +366,7 @@ def test_a_query_may_be_long_and_strange(service: Service, tasks: str, query: st
     assert parse(say(service, request(f"GET {tasks}?{query}"))).status_code == 200
 
 
-@pytest.mark.parametrize("query", ["q=%ff", "title_ne=%c3", "tag=%ed%a0%80", "%ff=1", "q=\xff"])
+@pytest.mark.parametrize("query", ["q=%ff", "title_ne=%c3", "tag=%ed%a0%80", "%ff=1"])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_text_that_is_not_utf_8_is_refused_not_guessed_at(
     service: Service, tasks: str, method: str, query: str
