@@ -145,10 +145,9 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
     return problem(request, ApiError(exc.status_code, detail))
 
 
-async def unexpected(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 500, which shows nothing of what went wrong (ASGI)."""
-    error = ApiError(500, "Something went wrong on the server; it has been logged.")
-    await problem(Request(scope), error)(scope, receive, send)
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the scope's `error`, an `ApiError` (ASGI)."""
+    await problem(Request(scope), scope["error"])(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import getrandbits
@@ -29,6 +29,8 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
+from door import Door
+from errors import ApiError
 from logs import Log
 from routes.tasks import build_router
 from schemas import Health
@@ -61,9 +63,12 @@ class Envelope:
     headers and a browser reports a CORS failure instead.
     """
 
-    def __init__(self, app: ASGIApp, cors: Callable[[ASGIApp], ASGIApp], lines: Log | None) -> None:
+    def __init__(
+        self, app: ASGIApp, cors: Callable[[ASGIApp], ASGIApp], door: Door, lines: Log | None
+    ) -> None:
         self.app = cors(app)
-        self.unexpected = cors(errors.unexpected)
+        self.refuse = cors(errors.refuse)
+        self.door = door
         self.lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +78,8 @@ class Envelope:
             return
         started = perf_counter()
         status = 0
-        request_id = _request_id(scope)
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
         header = (b"x-request-id", request_id.encode())
         method, path = scope["method"], scope["path"]
         inner = {**scope, "request_id": request_id}
@@ -90,23 +96,28 @@ class Envelope:
             await send(message)
 
         try:
+            receive = await self.door.admit(scope, headers, receive)
             await self.app(inner, receive, send_with_id)
         except Exception as error:
             if status:
                 raise
-            log.error("unexpected error, request %s", request_id, exc_info=error)
-            await self.unexpected(inner, receive, send_with_id)
+            if not isinstance(error, ApiError):
+                log.error("unexpected error, request %s", request_id, exc_info=error)
+                error = ApiError(500, "Something went wrong on the server; it has been logged.")
+            # Of the headers CORS needs this one, and nothing shall read more of them.
+            kept = [(name, value) for name, value in scope["headers"] if name == b"origin"]
+            await self.refuse({**inner, "headers": kept, "error": error}, receive, send_with_id)
         finally:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
     """Return the id that the client gave the request, if it is a sane one, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
+    given = headers.get(b"x-request-id")
+    if given and _REQUEST_ID.fullmatch(given):
+        return str(given, "ascii")
     return f"{getrandbits(128):032x}"  # it need not be a secret, only differ
 
 
@@ -149,6 +160,8 @@ def create_app(settings: Settings) -> FastAPI:
         expose_headers=_EXPOSED,
         max_age=7200,
     )
+    open_to_all = settings.auth_on or "*" in settings.origins
+    door = Door(None if open_to_all else settings.origins)
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     app = FastAPIOffline(
         **openapi.ABOUT,
@@ -160,7 +173,7 @@ def create_app(settings: Settings) -> FastAPI:
             "logs": telemetry,
         },
         redirect_slashes=False,
-        middleware=[Middleware(Envelope, cors=cors, lines=lines)],
+        middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
         routes=[  # not include_router, which matches every request twice
             *build_router(
                 database, owners.named, "/api/{user_id:user}/tasks", owners.refusals

@@ -24,7 +24,8 @@ Tasks at two addresses that behave the same: `/api/tasks` has those of the curre
 
 - Paths work with and without a last slash; HEAD works wherever GET does.
 - An error is always a `Problem` (`application/problem+json`, RFC 9457): show its `detail`. So is
-  the 404 of an unknown path, and the 405, with `Allow`, of a method that a path does not have.
+  the 404 of an unknown path, the 405, with `Allow`, of a method that a path does not have, and the
+  431 of headers over 64 KiB.
 - Every answer carries `X-Request-ID`; send one, and it is taken over.
 - Timestamps are RFC 3339 in UTC and end in `Z`.
 - Unknown body fields and query parameters are refused with 422: a misspelt one does no harm.
