@@ -529,11 +529,11 @@ def test_what_can_be_no_user_id_is_refused(client: httpx2.Client, user_id: str) 
     ):
         url = f"/api/{user_id}/tasks{path}"
         answer = client.request(method, url, headers=CORS, json=body)
+        if "asks" in user_id:  # then /api/tasks/tasks is a task with the id `tasks`
+            assert answer.status_code in (404, 405, 422)
+            continue
         assert_problem(answer, 422)
-        # /api/tasks/tasks could also be read as a task with the id `tasks`.
-        assert answer.json()["errors"][0]["in"] == "path"
-        if "asks" not in user_id:
-            assert_refused(answer, "user_id", "path")
+        assert_refused(answer, "user_id", "path")
 
 
 @pytest.mark.parametrize("user_id", ["", "a%2Fb", "a/b", "%2F"])
