@@ -64,6 +64,8 @@ Key = Annotated[
     ),
 ]
 
+_LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
+
 # What calls of one kind answer beside their success.
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
@@ -255,4 +257,5 @@ def _links(url: str, query: bytes, wanted: TaskQuery, total: int) -> dict[str, s
         relation: urlencode([*kept, ("limit", wanted.limit), ("offset", offset)])
         for relation, offset in offsets.items()
     }
-    return {"Link": ", ".join(f'<{url}?{page}>; rel="{name}"' for name, page in pages.items())}
+    link = ", ".join(f'<{url}?{page}>; rel="{name}"' for name, page in pages.items())
+    return {"Link": link} if len(link) <= _LONGEST_LINK else {}
