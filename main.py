@@ -79,11 +79,14 @@ class Envelope:
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         header = (b"x-request-id", request_id.encode())
-        method, path = scope["method"], scope["path"]
+        method, path, root = scope["method"], scope["path"], scope.get("root_path", "")
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
             inner["method"] = "GET"
-        if path[-1:] == "/" and path != scope.get("root_path", "") + "/":
+        if root[-1:] == "/":
+            path = inner["path"] = root[:-1] + path[len(root) :]
+            root = inner["root_path"] = root[:-1]
+        if path[-1:] == "/" and path != root + "/" and not _for_one_task(method, path):
             inner["path"] = path[:-1]
 
         async def send_with_id(message: Message) -> None:
@@ -109,6 +112,11 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
+
+
+def _for_one_task(method: str, path: str) -> bool:
+    """Return whether this is a call for a task whose id is empty: never one for all tasks."""
+    return method in ("PATCH", "DELETE") and path.endswith("/tasks/")
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
