@@ -4,13 +4,14 @@ A request passes the envelope (request id, log line, shape of the path), CORS, t
 Whatever fails on the way comes back as a problem, see `errors.py`.
 """
 
+import asyncio
 import gc
 import logging
 import multiprocessing
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from random import getrandbits
 from time import perf_counter
@@ -42,6 +43,8 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _OPEN: Final[dict[str, Any]] = {
     "security": []
 }  # what the document says of calls that need no token
+_LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
+_PATIENCE: Final = 10.0  # seconds that so many bytes may take
 _EXPOSED: Final = (
     "ETag",
     "Link",
@@ -94,7 +97,10 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            await send(message)
+            if len(message.get("body", b"")) > _LARGE:
+                await _send_in_parts(message["body"], send)
+            else:
+                await send(message)
 
         try:
             receive = await self.door.admit(scope, headers, receive)
@@ -112,6 +118,16 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
+
+
+async def _send_in_parts(body: bytes, send: Send) -> None:
+    """Send a whole large body as it is read; give up, and so close, when nobody reads it."""
+    with suppress(TimeoutError):
+        for start in range(0, len(body), _LARGE):
+            end = start + _LARGE
+            part = {"body": body[start:end], "more_body": end < len(body)}
+            async with asyncio.timeout(_PATIENCE):  # what uvicorn has not sent, it waits for
+                await send({"type": "http.response.body", **part})
 
 
 def _for_one_task(method: str, path: str) -> bool:
