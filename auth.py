@@ -61,8 +61,15 @@ class Owners:
 
 def _collection(request: Request, path: str) -> str:
     scope = request.scope
-    host = request.headers.get("host") or ":".join(map(str, scope["server"] or ("localhost",)))
+    host = request.headers.get("host") or _address(*scope["server"] or ("", None))
     return f"{scope['scheme']}://{host}{scope.get('root_path', '')}{path}"
+
+
+def _address(server: str, port: int | None) -> str:
+    """Return where the request came in, as a URL has it; on a Unix socket there is no port."""
+    if port is None:
+        return "localhost"
+    return f"[{server}]:{port}" if ":" in server else f"{server}:{port}"
 
 
 @lru_cache(maxsize=4096)

@@ -29,6 +29,13 @@ NO_USER: Final = "tasks|auth|users|v[0-9]+"
 # path that is not UTF-8 decodes to: two such users would be one.
 _NEITHER = rf"(?!(?:{NO_USER}|\.{{1,2}})$)"
 _USER_ID = re.compile(_NEITHER + r"[^/\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]{1,128}")
+# Blanks, controls, and what Unicode calls default ignorable: nobody sees them. The document says
+# the common ones.
+_INVISIBLE = r"\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f"
+_VISIBLE = re.compile(
+    rf"[^{_INVISIBLE}\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufeff\uffa0"
+    r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _CLOCK_TIME = re.compile(  # what `<input type="datetime-local">` gives
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?"
@@ -65,6 +72,8 @@ class Characters:
             raise broken(f"must be {bounds} characters")
         if _UNSTORABLE.search(value):
             raise broken("must not hold a NUL character or a lone surrogate")
+        if self.trimmed and not _VISIBLE.search(value):
+            raise broken("must hold a character that can be seen")
         return value
 
     def __get_pydantic_core_schema__(
@@ -76,8 +85,9 @@ class Characters:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
-        # Something must be left of what is trimmed.
-        pattern = r"^[^\x00]*[^\x00\s][^\x00]*$" if self.trimmed else r"^[^\x00]*$"
+        pattern = r"^[^\x00]*$"
+        if self.trimmed:
+            pattern = rf"^[^\x00]*[^{_INVISIBLE}][^\x00]*$"
         return handler(schema) | bounds | {"pattern": pattern}
 
 

@@ -4,9 +4,15 @@ import asyncio
 import logging
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 _GATHER: Final = 0.05  # seconds that the lines of requests wait to be written together
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return a traceback without PostgreSQL's `DETAIL`, which quotes rows."""
+        return super().formatException(ei).partition("\nDETAIL:")[0]
 
 
 class Log(logging.StreamHandler):  # type: ignore[type-arg]
@@ -18,7 +24,7 @@ class Log(logging.StreamHandler):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._lines: list[str] = []
         self._second = 0
         self._time = ""

@@ -4,6 +4,7 @@ A request passes the envelope (request id, log line, shape of the path), CORS, t
 Whatever fails on the way comes back as a problem, see `errors.py`.
 """
 
+import asyncio
 import gc
 import logging
 import multiprocessing
@@ -12,7 +13,7 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from random import getrandbits
 from time import perf_counter
@@ -44,6 +45,8 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # In the document: a call that needs no token.
 _OPEN: Final[dict[str, Any]] = {"security": []}
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+_LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
+_PATIENCE: Final = 10.0  # seconds that so many bytes may take
 _EXPOSED: Final = (
     "ETag",
     "Link",
@@ -81,11 +84,14 @@ class Envelope:
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         header = (b"x-request-id", request_id.encode())
-        method, path = scope["method"], scope["path"]
+        method, path, root = scope["method"], scope["path"], scope.get("root_path", "")
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
             inner["method"] = "GET"
-        if path[-1:] == "/" and path != scope.get("root_path", "") + "/":
+        if root[-1:] == "/":
+            path = inner["path"] = root[:-1] + path[len(root) :]
+            root = inner["root_path"] = root[:-1]
+        if path[-1:] == "/" and path != root + "/" and not _for_one_task(method, path):
             inner["path"] = path[:-1]
 
         async def send_with_id(message: Message) -> None:
@@ -93,7 +99,10 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            await send(message)
+            if len(message.get("body", b"")) > _LARGE:
+                await _send_in_parts(message["body"], send)
+            else:
+                await send(message)
 
         try:
             receive = await self.door.admit(scope, headers, receive)
@@ -111,6 +120,21 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
+
+
+async def _send_in_parts(body: bytes, send: Send) -> None:
+    """Send a whole large body as it is read; give up, and so close, when nobody reads it."""
+    with suppress(TimeoutError):
+        for start in range(0, len(body), _LARGE):
+            end = start + _LARGE
+            part = {"body": body[start:end], "more_body": end < len(body)}
+            async with asyncio.timeout(_PATIENCE):  # what uvicorn has not sent, it waits for
+                await send({"type": "http.response.body", **part})
+
+
+def _for_one_task(method: str, path: str) -> bool:
+    """Return whether this is a call for a task whose id is empty: never one for all tasks."""
+    return method in ("PATCH", "DELETE") and path.endswith("/tasks/")
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

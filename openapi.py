@@ -133,7 +133,7 @@ def address() -> str:
         return "/docs"
     scheme = "https" if given["ssl_certfile"] else "http"
     host = {"0.0.0.0": "localhost", "::": "localhost"}.get(given["host"], given["host"])  # noqa: S104
-    return f"{scheme}://{host}:{given['port']}{given['root_path']}/docs"
+    return f"{scheme}://{host}:{given['port']}{given['root_path'].rstrip('/')}/docs"
 
 
 def _completed(generated: Json, auth_on: bool, accounts_on: bool) -> Json:

@@ -47,6 +47,9 @@ from models import PRIORITIES
 READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_at", "updated_at"})
 
 
+_MOST_FIELDS: Final = 100
+
+
 def _example(**fields: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
@@ -59,6 +62,8 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_read_only(cls, body: Any) -> Any:
+        if isinstance(body, dict) and len(body) > _MOST_FIELDS:  # to name them all takes long
+            raise broken(f"must not have more than {_MOST_FIELDS} fields")
         if isinstance(body, dict) and not READ_ONLY.isdisjoint(body):
             return {name: value for name, value in body.items() if name not in READ_ONLY}
         return body

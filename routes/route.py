@@ -164,8 +164,9 @@ def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]
     try:
         return reader.validate_json(raw)
     except ValidationError as invalid:
-        if invalid.errors(include_url=False)[0]["type"] != "json_invalid":
-            errors += from_pydantic("body", invalid.errors())
+        found = invalid.errors(include_url=False)
+        if found[0]["type"] != "json_invalid":
+            errors += from_pydantic("body", found)
             return None
     try:  # a lone surrogate is no JSON to Pydantic; read by Python, its field has a name
         return reader.validate_python(json.loads(raw.decode()))
@@ -176,7 +177,10 @@ def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]
 
 
 async def _bytes(request: Request) -> bytes:
-    """Return the body, or raise 413 once more than `MAX_BODY` of it has come."""
+    """Return the body, or raise 413 once more than `MAX_BODY` of it has come; 415 if compressed."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        headers = {"Accept-Encoding": "identity"}  # RFC 9110 section 15.5.16
+        raise ApiError(415, "The body must not be compressed.", headers=headers)
     body = b""
     more = True
     while more:

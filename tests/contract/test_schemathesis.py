@@ -13,6 +13,7 @@ from tests.support.service import REPOSITORY, Service
 LARGER = os.environ.get("SCHEMATHESIS_EXAMPLES")  # of each operation and phase
 SEED = os.environ.get("SCHEMATHESIS_SEED", "6")
 CONFIGURATION = REPOSITORY / "tests" / "schemathesis.toml"
+HOOKS = "tests.support.schemathesis_hooks"
 # The thousands of cases that follow from the document alone are shared out: one mount's on each
 # database. The random ones, and sequences of calls, are about both mounts on both.
 ELSEWHERE = {"sqlite": "^/api/tasks", "postgresql": "^/api/{user_id}/"}
@@ -32,10 +33,13 @@ def test_schemathesis_finds_nothing(new_database: Database) -> None:
             [
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration)),
                 *("run", f"{service.url}/openapi.json", "--checks", "all"),
+                # It takes a list for gone whose tasks were deleted; the state machine knows better.
+                *("--exclude-checks", "use_after_free"),
                 *("--max-examples", LARGER or "5", "--seed", SEED),
                 *("--generation-database", "none", "--no-color"),
             ],
             cwd=service.directory,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "SCHEMATHESIS_HOOKS": HOOKS},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,5 +1,6 @@
 """Every failure is a problem that a page can read, and hostile input is one too (section 5)."""
 
+import gzip
 import json
 import re
 import time
@@ -417,6 +418,30 @@ def test_json_by_any_of_its_names_is_fine(
 ) -> None:
     headers = {"Content-Type": content_type, "Origin": ORIGIN}
     assert client.post(tasks, content=b'{"title": "x"}', headers=headers).status_code == 201
+
+
+@each_write
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "deflate", "identity, gzip", "zstd", ""])
+def test_a_compressed_body_is_415(
+    client: httpx2.Client, tasks: str, method: str, path: str, coding: str
+) -> None:
+    task = create(client, tasks)
+    headers = {**CORS, **JSON, "Content-Encoding": coding}
+    body = gzip.compress(b'{"title": "x"}')
+    answer = client.request(method, tasks + path.format(**task), content=body, headers=headers)
+    assert_problem(answer, 415)
+    assert client.get(tasks).json() == [task]
+
+
+def test_a_body_may_say_that_it_is_not_compressed(client: httpx2.Client, tasks: str) -> None:
+    headers = {**JSON, "Content-Encoding": "Identity"}
+    assert client.post(tasks, content=b'{"title": "x"}', headers=headers).status_code == 201
+
+
+def test_countless_fields_are_refused_as_one(client: httpx2.Client, tasks: str) -> None:
+    body = {"title": "x", **{f"field{number}": 1 for number in range(15_000)}}
+    detail = assert_problem(client.post(tasks, json=body, headers=CORS), 422)
+    assert detail == "body: must not have more than 100 fields"
 
 
 # ---- words of an address

@@ -1,8 +1,11 @@
 """The fields of a task beside its text: each comes back as the contract says, on both databases."""
 
+import json
 import math
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -12,6 +15,7 @@ import pytest
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
 from tests.support.postgres import Postgres
+from tests.support.processes import wait_until
 from tests.support.service import Service
 
 PRIORITIES = ["none", "low", "medium", "high", "urgent"]
@@ -112,6 +116,23 @@ REFUSED: list[tuple[str, Any]] = [
             ["home", " home "],
             [*LONGEST, "one too many"],
         )
+    ],
+    *[
+        (field, value)
+        for text in (
+            "\u200b",
+            "\u200d \u2060",
+            "\ufeff",
+            "\u202e",
+            "\xad",
+            "\u3164",
+            "\u2800",
+            "\x07",
+            "\xa0",
+            "\ufe0f",
+            "\U000e0041",
+        )
+        for field, value in (("title", text), ("tags.0", [text]))
     ],
     *[("tags.1", ["home", tag]) for tag in ("", "  ", "x" * 51, "a\0b", 1, None)],
     *[("order", value) for value in ("3", "", True, [1], 10**400)],
@@ -272,6 +293,52 @@ def behind_a_path(database: Database) -> Iterator[Service]:
     options = ["--root-path", "/v1", "--forwarded-allow-ips", "192.0.2.1"]
     with Service(DATABASE_URL=database.url, args=options) as service:
         yield service
+
+
+def without_host(address: int, where: Any, path: str) -> Any:
+    """The JSON that HTTP/1.0 without `Host` answers at a socket address."""
+    with socket.socket(address) as wire:
+        wire.settimeout(10)
+        wire.connect(where)
+        body = b'{"title": "x"}'
+        head = (
+            f"POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n"
+        )
+        wire.sendall(head.encode() + body)
+        received = b""
+        while data := wire.recv(1 << 16):
+            received += data
+    return json.loads(received.partition(b"\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_a_request_without_host_gets_the_address_that_it_came_in_by(
+    new_database: Database, tmp_path: Path, family: int
+) -> None:
+    path = str(tmp_path / "socket")
+    options = {socket.AF_INET6: ["--host", "::1"], socket.AF_UNIX: ["--uds", path]}
+    args = options.get(socket.AddressFamily(family), [])
+    service = Service(DATABASE_URL=new_database.url, args=args)
+    where, base = {
+        socket.AF_INET: (("127.0.0.1", service.port), service.url),
+        socket.AF_INET6: (("::1", service.port), f"http://[::1]:{service.port}"),
+        socket.AF_UNIX: (path, "http://localhost"),
+    }[socket.AddressFamily(family)]
+    with service.start(wait=False):
+        wait_until(lambda: "Uvicorn running" in service.log, "it listens")
+        made = without_host(family, where, "/api/u/tasks")
+        assert made["url"] == f"{base}/api/u/tasks/{made['id']}"
+
+
+@pytest.mark.parametrize("root", ["/base", "/base/"])
+def test_a_root_path_may_end_in_a_slash(new_database: Database, root: str) -> None:
+    with Service(DATABASE_URL=new_database.url, args=["--root-path", root]) as service:
+        assert f"{service.url}/base/docs" in service.log
+        with httpx2.Client(base_url=service.url, trust_env=False) as client:
+            assert urls(client, "/api/u/tasks", {}) == {f"{service.url}/base/api/u/tasks"}
+            assert client.get("/").headers["location"] == "/base/docs"
+            for path in ("/docs", "/api/tasks/", "/health/"):
+                assert client.get(path).status_code == 200
 
 
 def test_urls_hold_the_root_path_and_ignore_headers_of_strangers(

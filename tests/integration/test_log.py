@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import httpx2
+import psycopg2
 
 from tests.conftest import Database
-from tests.support.postgres import PASSWORD, Postgres
+from tests.support.postgres import PASSWORD, Postgres, Server
 from tests.support.processes import wait_until
 from tests.support.service import REPOSITORY, Service
 
@@ -74,3 +75,17 @@ def test_no_secret_is_ever_logged(own_postgres: Postgres) -> None:
         for secret in (SECRET, PASSWORD):
             assert secret not in service.log
         assert "Traceback" not in service.log
+
+
+def test_what_a_constraint_of_the_administrator_refuses_is_not_quoted(
+    postgres: Server,
+) -> None:
+    url = postgres.create_database()
+    with Service(DATABASE_URL=url) as service, httpx2.Client(base_url=service.url) as client:
+        with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE task ADD CHECK (title <> 'forbidden')")
+        body = {"title": "forbidden", "description": f"{SECRET}\n{SECRET}"}
+        assert client.post("/api/tasks", json=body).status_code == 500
+        wait_until(lambda: "CheckViolation" in service.log, "the traceback is in the log")
+    assert SECRET not in service.log
+    assert "forbidden" not in service.log

@@ -46,7 +46,7 @@ REFUSED = [
     {"titel": "x"},
     {"completed": 1},
     {"priority": ""},
-    {"due_date": "2026-11-21T10:00:00"},
+    {"due_date": "2026-11-21T10:00:00.5"},
     {"tags": ["a", " a"]},
     {"order": "1"},
 ]

@@ -585,14 +585,12 @@ def test_options_of_nothing_is_404(client: httpx2.Client) -> None:
     [
         ("GET", "", None, 200),
         ("POST", "", {"title": "x"}, 201),
-        ("PATCH", "", {"title": "x"}, 200),
         ("GET", "/stats", None, 200),
         ("GET", "/{id}", None, 200),
         ("PUT", "/{id}", {"title": "x"}, 200),
         ("PATCH", "/{id}", {"title": "x"}, 200),
         ("PATCH", "/{id}/complete", None, 200),
         ("DELETE", "/{id}", None, 200),
-        ("DELETE", "", None, 200),
         ("HEAD", "/{id}", None, 200),
     ],
 )
@@ -605,6 +603,18 @@ def test_a_last_slash_makes_no_difference(
     assert answer.status_code == status
     if method == "POST":
         assert answer.json()["url"] == f"{task['url'].rpartition('/')[0]}/{answer.json()['id']}"
+
+
+@pytest.mark.parametrize("query", ["", "?status=completed"])
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_a_call_for_a_task_whose_id_is_empty_is_none_for_all_tasks(
+    client: httpx2.Client, tasks: str, method: str, query: str
+) -> None:
+    kept = create(client, tasks, completed=True)
+    for path in (f"{tasks}/", "/api/tasks/"):
+        answer = client.request(method, path + query, json={"title": "x"})
+        assert answer.status_code == 404
+    assert client.get(tasks).json() == [kept]
 
 
 @pytest.mark.parametrize("path", OTHERS)

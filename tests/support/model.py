@@ -162,6 +162,8 @@ def _compare(task: Task, field: str, operator: str, text: str) -> bool:
             return text == "" or any(text in tag for tag in shown)
         if shown is None:
             return False
+        if field == "priority":  # which is read in any case
+            return text.lower() in shown
         return text.casefold() in shown.casefold() if field in TEXTS else text in str(shown)
     if field in ("due_date", *TIMESTAMPS) and text == "":
         wanted: Any = None
