@@ -67,28 +67,24 @@ class _Job:
         self.outcome: Rows | Exception = Unavailable()
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
-    def fail(self, error: Exception) -> None:
-        if not self.rows.done():  # else whoever asked is gone
-            self.rows.set_exception(error)
-
-    def answer(self) -> None:
+    def end(self, outcome: Rows | Exception) -> None:
         """Hand over the outcome, as whoever asked shall see it."""
-        if not isinstance(self.outcome, Exception):
-            if not self.rows.done():
-                self.rows.set_result(self.outcome)
-        elif (code := _code(self.outcome)) in _LATE:
+        if self.rows.done():  # whoever asked is gone
+            return
+        if not isinstance(outcome, Exception):
+            self.rows.set_result(outcome)
+            return
+        if (code := _code(outcome)) in _LATE:
             heavy = self.alone and code == sqlite3.SQLITE_INTERRUPT
-            self.fail(Unavailable(_HEAVY if heavy else _BUSY))
-        else:
-            self.fail(Unavailable() if code in _AWAY else self.outcome)
+            outcome = Unavailable(_HEAVY if heavy else _BUSY)
+        self.rows.set_exception(Unavailable() if code in _AWAY else outcome)
 
 
 class _Queue(dict[Any, deque[_Job]]):
     """The jobs that wait: each owner's in their order, the owners in turn."""
 
-    def add(self, job: _Job, *, first: bool = False) -> None:
-        jobs = self.setdefault(job.owner, deque())
-        jobs.insert(0 if first else len(jobs), job)
+    def add(self, job: _Job) -> None:
+        self.setdefault(job.owner, deque()).append(job)
 
     def take(self, may: Callable[[_Job], bool]) -> _Job | None:
         """Take a job that may go, of the owner whose last turn is longest ago."""
@@ -105,78 +101,45 @@ class _Queue(dict[Any, deque[_Job]]):
         for owner, jobs in list(self.items()):
             for job in jobs:
                 if job.deadline < now:
-                    job.fail(Unavailable(_BUSY))
+                    job.end(Unavailable(_BUSY))
             self[owner] = deque(job for job in jobs if not job.rows.done())
             if not self[owner]:
                 del self[owner]
 
 
-# What waits for a worker's next jobs (without any, it ends), and what is told when they are over.
-_Take = Callable[["_Worker"], Sequence[_Job]]
-_Done = Callable[[Sequence[_Job]], None]
+class _Worker:
+    """A thread's connection, and what it has under way: one job, or some writes together."""
 
-
-class _Worker(threading.Thread):
-    """A thread with a connection of its own, for one job, or some writes in one transaction."""
-
-    def __init__(self, path: str, take: _Take, done: _Done) -> None:
-        super().__init__(name="sqlite", daemon=True)
-        self.jobs: Sequence[_Job] = ()  # under way
+    def __init__(self, queue: _Queue, wake: threading.Condition) -> None:
+        self.queue = queue  # from where its jobs come
+        self.wake = wake
+        self.jobs: Sequence[_Job] = ()
         self.until = math.inf  # when to interrupt them
-        self._path = path
-        self._take = take
-        self._done = done
         self.connection: sqlite3.Connection | None = None
 
-    def run(self) -> None:
-        """Do what there is (threading.Thread)."""
-        while jobs := self._take(self):
-            try:
-                if len(jobs) == 1:
-                    self._run(jobs[0])
-                else:
-                    self._transaction(jobs)
-            except Exception as error:
-                for job in jobs:
-                    job.outcome = error
-            self._done(jobs)
-        if self.connection:
-            self.connection.close()
 
-    def _transaction(self, jobs: Sequence[_Job]) -> None:
-        """Run the writes in one transaction; one that fails leaves the others as they are."""
-        self._execute("BEGIN IMMEDIATE", {})
-        assert self.connection
-        self.until = min(self.until, monotonic() + _SHARED)
-        try:
-            for job in jobs:
-                self._run(job)
-            self.connection.execute("COMMIT")
-        finally:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+    """Run the writes in one transaction; one that fails leaves the others as they are."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for job in jobs:
+            _run(connection, job)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
-    def _run(self, job: _Job) -> None:
-        try:
-            if not job.rows.done():  # else whoever asked is gone
-                job.outcome = self._execute(job.sql, job.parameters)
-        except Exception as error:
-            if not (self.connection and self.connection.in_transaction):
-                job.alone = True  # all is rolled back: interrupted, or a full disk
-                raise
-            job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
 
-    def _execute(self, sql: str, parameters: Parameters) -> Rows:
-        while True:
-            try:
-                if not self.connection:
-                    self.connection = connect(self._path)
-                cursor = self.connection.execute(sql, parameters)
-                return cursor.fetchall(), cursor.rowcount
-            except sqlite3.OperationalError as error:
-                gone = all(job.rows.done() for job in self.jobs)
-                if _code(error) != sqlite3.SQLITE_BUSY or gone or self.until < monotonic():
-                    raise  # else another process has the lock: try again
+def _run(connection: sqlite3.Connection, job: _Job) -> None:
+    try:
+        if not job.rows.done():  # else whoever asked is gone
+            cursor = connection.execute(job.sql, job.parameters)
+            job.outcome = cursor.fetchall(), cursor.rowcount
+    except Exception as error:
+        if not connection.in_transaction:  # all is rolled back: interrupted, or a full disk
+            job.alone = True
+            raise
+        job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
 
 
 class Pool:
@@ -188,34 +151,28 @@ class Pool:
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._loop = asyncio.get_running_loop()
-        self._reads = _Queue()
-        self._writes = _Queue()
         self._lock = threading.Lock()
-        self._to_read = threading.Condition(self._lock)
-        self._to_write = threading.Condition(self._lock)
         self._closed = False
-        self._readers = [_Worker(path, self._next_read, self._done) for _ in range(_READERS)]
-        self._writer = _Worker(path, self._next_writes, self._done)
         self._ticker: asyncio.TimerHandle | None = None
+        reads, to_read = _Queue(), threading.Condition(self._lock)
+        self._readers = [_Worker(reads, to_read) for _ in range(_READERS)]
+        self._writer = _Worker(_Queue(), threading.Condition(self._lock))
         self._workers = (*self._readers, self._writer)
-        for worker in self._workers:
-            worker.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=[worker], name="sqlite", daemon=True)
+            for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(
         self, sql: str, parameters: Parameters, *, repeatable: bool, deadline: float = DEADLINE
     ) -> Rows:
         """Run one statement and return what came back, at most `deadline` seconds from now."""
         job = _Job(sql, parameters, deadline)
-        if sql.startswith("SELECT"):
-            with self._to_read:
-                self._reads.add(job)
-                self._to_read.notify()
-        else:
-            with self._lock:
-                if not self._writes:
-                    self._loop.call_soon(self._wake_writer)  # for all others of this turn, too
-                self._writes.add(job)
+        self._add(self._readers[0] if sql.startswith("SELECT") else self._writer, [job])
         if not self._ticker:
             self._ticker = self._loop.call_later(_TICK, self._tick)
         return await job.rows
@@ -224,82 +181,97 @@ class Pool:
         """Finish what is under way and close every connection."""
         with self._lock:
             self._closed = True
-            self._reads.drop(math.inf)
-            self._writes.drop(math.inf)
-            self._to_read.notify_all()
-            self._to_write.notify_all()
-        for worker in self._workers:
-            await asyncio.to_thread(worker.join)
+            for worker in self._workers:
+                worker.queue.drop(math.inf)
+                worker.wake.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         if self._ticker:
             self._ticker.cancel()
 
-    def _wake_writer(self) -> None:
-        with self._to_write:
-            self._to_write.notify()
+    def _add(self, worker: _Worker, jobs: Sequence[_Job]) -> None:
+        with self._lock:
+            for job in jobs:
+                worker.queue.add(job)
+        self._loop.call_soon(self._wake, worker)  # which finds all others of this turn, too
 
-    def _next_read(self, worker: _Worker) -> Sequence[_Job]:
-        with self._to_read:
+    def _wake(self, worker: _Worker) -> None:
+        with self._lock:
+            worker.wake.notify()
+
+    def _work(self, worker: _Worker) -> None:
+        """Do what there is, in a thread of its own."""
+        while jobs := self._next(worker):
+            try:
+                connection = worker.connection = worker.connection or connect(self._path)
+                if len(jobs) > 1:
+                    _transaction(connection, jobs)
+                else:
+                    _run(connection, jobs[0])
+            except Exception as error:
+                for job in jobs:
+                    job.outcome = error
+            self._loop.call_soon_threadsafe(self._done, worker, jobs)
+        if worker.connection:
+            worker.connection.close()
+
+    def _next(self, worker: _Worker) -> Sequence[_Job]:
+        """Wait for what the worker shall do next; nothing once the pool is closed."""
+        with self._lock:
             worker.jobs = ()
-            while not self._closed:
-                if job := self._reads.take(self._may_read):
-                    worker.jobs = (job,)
-                    worker.until = job.deadline
-                    if self._reads:
-                        self._to_read.notify()  # one that was done may have made way for two
-                    return worker.jobs
-                self._to_read.wait()
-        return ()
+            while not self._closed and not worker.jobs:
+                if worker is self._writer:
+                    worker.jobs = self._batch()
+                elif job := worker.queue.take(self._may_read):
+                    worker.jobs = [job]
+                    if worker.queue:
+                        worker.wake.notify()  # one that was done may have made way for two
+                if not worker.jobs:
+                    worker.wake.wait()
+            worker.until = min((job.deadline for job in worker.jobs), default=math.inf)
+            if len(worker.jobs) > 1:
+                worker.until = min(worker.until, monotonic() + _SHARED)
+            return worker.jobs
 
     def _may_read(self, job: _Job) -> bool:
         """Return whether its owner, with n reads under way, leaves more than n threads idle."""
-        owners = [worker.jobs[0].owner for worker in self._readers if worker.jobs]
+        owners = [reader.jobs[0].owner for reader in self._readers if reader.jobs]
         return owners.count(job.owner) < _READERS - len(owners)
 
-    def _next_writes(self, worker: _Worker) -> Sequence[_Job]:
+    def _batch(self) -> Sequence[_Job]:
         jobs: list[_Job] = []
-
-        def may(job: _Job) -> bool:
-            return not jobs or not (job.alone or jobs[0].alone or len(jobs) == _MOST)
-
-        with self._to_write:
-            worker.jobs = ()
-            while not self._writes and not self._closed:
-                self._to_write.wait()
-            while job := self._writes.take(may):
-                jobs.append(job)
-            worker.until = min((job.deadline for job in jobs), default=math.inf)
-            worker.jobs = jobs
+        while len(jobs) < _MOST and (
+            job := self._writer.queue.take(lambda job: not jobs or not (job.alone or jobs[0].alone))
+        ):
+            jobs.append(job)
         return jobs
 
-    def _done(self, jobs: Sequence[_Job]) -> None:
+    def _done(self, worker: _Worker, jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
-        now = monotonic()
-        again = [job for job in jobs if _code(job.outcome) in _LATE and now < job.deadline]
-        if again and jobs is self._writer.jobs:
-            with self._lock:
-                for job in reversed(again):  # at fault: after all that it held up, and alone
-                    self._writes.add(job, first=not job.alone)
-            jobs = [job for job in jobs if job not in again]
-        self._loop.call_soon_threadsafe(_answer, jobs)
+        now = math.inf if self._closed else monotonic()
+        again = []
+        for job in jobs:
+            if _code(job.outcome) in _LATE and now < job.deadline:
+                again.append(job)
+            else:
+                job.end(job.outcome)
+        if again:
+            again.sort(key=lambda job: job.alone)  # at fault: after all that it held up, and alone
+            self._add(worker, again)
 
     def _tick(self) -> None:
         now = monotonic()
         with self._lock:
-            self._reads.drop(now)
-            self._writes.drop(now)
+            for worker in self._workers:
+                worker.queue.drop(now)
             busy = [worker for worker in self._workers if worker.jobs]
             for worker in busy:
                 for job in worker.jobs:
                     if job.deadline + _GRACE < now:
-                        job.fail(Unavailable(_SILENT))
+                        job.end(Unavailable(_SILENT))
                 late = worker.until < now or (worker is not self._writer and job.rows.done())
                 if late and worker.connection:
                     worker.connection.interrupt()  # nothing between two steps: it comes again
         self._ticker = None
-        if self._reads or self._writes or busy:
+        if busy or any(worker.queue for worker in self._workers):
             self._ticker = self._loop.call_later(_TICK, self._tick)
-
-
-def _answer(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        job.answer()
