@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ class _Job:
         self.owner = parameters.get("owner")
         self.alone = deadline > DEADLINE  # what may be slow shares no transaction
         self.deadline = monotonic() + deadline
-        self.outcome: Rows | Exception = Unavailable()
+        self.outcome: Rows | Exception = ([], 0)
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
     def end(self, outcome: Rows | Exception) -> None:
@@ -83,8 +84,13 @@ class _Job:
 class _Queue(dict[Any, deque[_Job]]):
     """The jobs that wait: each owner's in their order, the owners in turn."""
 
-    def add(self, job: _Job) -> None:
-        self.setdefault(job.owner, deque()).append(job)
+    def __init__(self, lock: threading.Lock) -> None:
+        super().__init__()
+        self.ready = threading.Condition(lock)
+
+    def add(self, job: _Job, *, first: bool = False) -> None:
+        jobs = self.setdefault(job.owner, deque())
+        jobs.insert(0 if first else len(jobs), job)
 
     def take(self, may: Callable[[_Job], bool]) -> _Job | None:
         """Take a job that may go, of the owner whose last turn is longest ago."""
@@ -98,24 +104,23 @@ class _Queue(dict[Any, deque[_Job]]):
 
     def drop(self, now: float) -> None:
         """Refuse what is past its deadline; forget that, and what nobody waits for any more."""
-        for owner, jobs in list(self.items()):
-            for job in jobs:
-                if job.deadline < now:
-                    job.end(Unavailable(_BUSY))
-            self[owner] = deque(job for job in jobs if not job.rows.done())
-            if not self[owner]:
-                del self[owner]
+        waiting = [job for jobs in self.values() for job in jobs]
+        self.clear()
+        for job in waiting:
+            if job.deadline < now:
+                job.end(Unavailable(_BUSY))
+            if not job.rows.done():
+                self.add(job)
 
 
+@dataclass(eq=False)
 class _Worker:
-    """A thread's connection, and what it has under way: one job, or some writes together."""
+    """What a thread has under way, one job or some writes together, and its connection."""
 
-    def __init__(self, queue: _Queue, wake: threading.Condition) -> None:
-        self.queue = queue  # from where its jobs come
-        self.wake = wake
-        self.jobs: Sequence[_Job] = ()
-        self.until = math.inf  # when to interrupt them
-        self.connection: sqlite3.Connection | None = None
+    queue: _Queue  # from where its jobs come
+    jobs: Sequence[_Job] = ()
+    until: float = math.inf  # when to interrupt them
+    connection: sqlite3.Connection | None = None
 
 
 def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
@@ -137,7 +142,7 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
             job.outcome = cursor.fetchall(), cursor.rowcount
     except Exception as error:
         if not connection.in_transaction:  # all is rolled back: interrupted, or a full disk
-            job.alone = True
+            job.alone |= _code(error) == sqlite3.SQLITE_INTERRUPT
             raise
         job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
 
@@ -155,49 +160,42 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._closed = False
-        self._ticker: asyncio.TimerHandle | None = None
-        reads, to_read = _Queue(), threading.Condition(self._lock)
-        self._readers = [_Worker(reads, to_read) for _ in range(_READERS)]
-        self._writer = _Worker(_Queue(), threading.Condition(self._lock))
-        self._workers = (*self._readers, self._writer)
+        self._reads, self._writes = _Queue(self._lock), _Queue(self._lock)
+        self._readers = [_Worker(self._reads) for _ in range(_READERS)]
+        self._workers = [*self._readers, _Worker(self._writes)]
         self._threads = [
             threading.Thread(target=self._work, args=[worker], name="sqlite", daemon=True)
             for worker in self._workers
         ]
         for thread in self._threads:
             thread.start()
+        self._ticker = self._loop.create_task(self._tick())
 
     async def run(
         self, sql: str, parameters: Parameters, *, repeatable: bool, deadline: float = DEADLINE
     ) -> Rows:
         """Run one statement and return what came back, at most `deadline` seconds from now."""
         job = _Job(sql, parameters, deadline)
-        self._add(self._readers[0] if sql.startswith("SELECT") else self._writer, [job])
-        if not self._ticker:
-            self._ticker = self._loop.call_later(_TICK, self._tick)
+        queue = self._reads if sql.startswith("SELECT") else self._writes
+        with self._lock:
+            queue.add(job)
+        self._loop.call_soon(self._wake, queue)  # which then finds all others of this turn, too
         return await job.rows
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         with self._lock:
             self._closed = True
-            for worker in self._workers:
-                worker.queue.drop(math.inf)
-                worker.wake.notify_all()
+            for queue in (self._reads, self._writes):
+                queue.drop(math.inf)
+                queue.ready.notify_all()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
-        if self._ticker:
-            self._ticker.cancel()
+        self._ticker.cancel()
 
-    def _add(self, worker: _Worker, jobs: Sequence[_Job]) -> None:
+    def _wake(self, queue: _Queue) -> None:
         with self._lock:
-            for job in jobs:
-                worker.queue.add(job)
-        self._loop.call_soon(self._wake, worker)  # which finds all others of this turn, too
-
-    def _wake(self, worker: _Worker) -> None:
-        with self._lock:
-            worker.wake.notify()
+            queue.ready.notify()
 
     def _work(self, worker: _Worker) -> None:
         """Do what there is, in a thread of its own."""
@@ -211,67 +209,61 @@ class Pool:
             except Exception as error:
                 for job in jobs:
                     job.outcome = error
-            self._loop.call_soon_threadsafe(self._done, worker, jobs)
+            self._loop.call_soon_threadsafe(self._done, worker.queue, jobs)
         if worker.connection:
             worker.connection.close()
 
     def _next(self, worker: _Worker) -> Sequence[_Job]:
         """Wait for what the worker shall do next; nothing once the pool is closed."""
         with self._lock:
-            worker.jobs = ()
-            while not self._closed and not worker.jobs:
-                if worker is self._writer:
-                    worker.jobs = self._batch()
-                elif job := worker.queue.take(self._may_read):
-                    worker.jobs = [job]
-                    if worker.queue:
-                        worker.wake.notify()  # one that was done may have made way for two
-                if not worker.jobs:
-                    worker.wake.wait()
-            worker.until = min((job.deadline for job in worker.jobs), default=math.inf)
-            if len(worker.jobs) > 1:
-                worker.until = min(worker.until, monotonic() + _SHARED)
-            return worker.jobs
-
-    def _may_read(self, job: _Job) -> bool:
-        """Return whether its owner, with n reads under way, leaves more than n threads idle."""
-        owners = [reader.jobs[0].owner for reader in self._readers if reader.jobs]
-        return owners.count(job.owner) < _READERS - len(owners)
-
-    def _batch(self) -> Sequence[_Job]:
-        jobs: list[_Job] = []
-        while len(jobs) < _MOST and (
-            job := self._writer.queue.take(lambda job: not jobs or not (job.alone or jobs[0].alone))
-        ):
-            jobs.append(job)
+            worker.jobs = jobs = []
+            while not self._closed and not (jobs := self._choose(worker.queue)):
+                worker.queue.ready.wait()
+            if worker.queue:
+                worker.queue.ready.notify()  # one read that was done may have made way for two
+            shared = monotonic() + _SHARED if len(jobs) > 1 else math.inf
+            worker.until = min([shared, *(job.deadline for job in jobs)])
+            worker.jobs = jobs
         return jobs
 
-    def _done(self, worker: _Worker, jobs: Sequence[_Job]) -> None:
+    def _choose(self, queue: _Queue) -> list[_Job]:
+        """Take one read, of an owner with fewer under way than threads are idle, or all writes."""
+        if queue is self._reads:
+            owners = [reader.jobs[0].owner for reader in self._readers if reader.jobs]
+            job = queue.take(lambda job: owners.count(job.owner) < _READERS - len(owners))
+            return [job] if job else []
+        jobs: list[_Job] = []
+        while job := queue.take(lambda job: not (jobs and (job.alone or jobs[0].alone))):
+            jobs.append(job)
+            if len(jobs) == _MOST:
+                break
+        return jobs
+
+    def _done(self, queue: _Queue, jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
         now = math.inf if self._closed else monotonic()
-        again = []
+        again = [job for job in jobs if _code(job.outcome) in _LATE and now < job.deadline]
         for job in jobs:
-            if _code(job.outcome) in _LATE and now < job.deadline:
-                again.append(job)
-            else:
+            if job not in again:
                 job.end(job.outcome)
         if again:
-            again.sort(key=lambda job: job.alone)  # at fault: after all that it held up, and alone
-            self._add(worker, again)
+            with self._lock:
+                for job in reversed(again):  # at fault: after all that it held up, and alone
+                    queue.add(job, first=not job.alone)
+                queue.ready.notify()
 
-    def _tick(self) -> None:
-        now = monotonic()
-        with self._lock:
-            for worker in self._workers:
-                worker.queue.drop(now)
-            busy = [worker for worker in self._workers if worker.jobs]
-            for worker in busy:
-                for job in worker.jobs:
-                    if job.deadline + _GRACE < now:
-                        job.end(Unavailable(_SILENT))
-                late = worker.until < now or (worker is not self._writer and job.rows.done())
-                if late and worker.connection:
-                    worker.connection.interrupt()  # nothing between two steps: it comes again
-        self._ticker = None
-        if busy or any(worker.queue for worker in self._workers):
-            self._ticker = self._loop.call_later(_TICK, self._tick)
+    async def _tick(self) -> None:
+        """Stop what is late, in time for its answer."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = monotonic()
+            with self._lock:
+                self._reads.drop(now)
+                self._writes.drop(now)
+                for worker in self._workers:
+                    for job in worker.jobs:
+                        if job.deadline + _GRACE < now:
+                            job.end(Unavailable(_SILENT))
+                    gone = worker in self._readers and all(job.rows.done() for job in worker.jobs)
+                    if worker.connection and worker.jobs and (gone or worker.until < now):
+                        worker.connection.interrupt()  # if it is between two steps, next time
