@@ -179,7 +179,7 @@ class Pool:
         queue = self._reads if sql.startswith("SELECT") else self._writes
         with self._lock:
             queue.add(job)
-        self._loop.call_soon(self._wake, queue)  # which then finds all others of this turn, too
+            queue.ready.notify()
         return await job.rows
 
     async def close(self) -> None:
@@ -192,10 +192,6 @@ class Pool:
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._ticker.cancel()
-
-    def _wake(self, queue: _Queue) -> None:
-        with self._lock:
-            queue.ready.notify()
 
     def _work(self, worker: _Worker) -> None:
         """Do what there is, in a thread of its own."""
