@@ -143,10 +143,7 @@ class Database:
                 rows, touched = await gatherer.run(parameters)
             else:
                 rows, touched = await self._pool.run(
-                    compiled.sql,
-                    parameters,
-                    repeatable=query.repeatable,
-                    deadline=query.deadline,
+                    compiled.sql, parameters, repeatable=query.repeatable, deadline=query.deadline
                 )
         finally:
             self._pending -= 1
@@ -171,9 +168,7 @@ class Database:
             raise Unavailable("The database's file cannot be written.")
         try:
             return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
-        except psycopg2.errors.UndefinedTable:
-            return False
-        except sqlite3.OperationalError:  # no such table
+        except (psycopg2.errors.UndefinedTable, sqlite3.OperationalError):  # no such table
             return False
 
     def _compile(self, statement: ClauseElement) -> _Compiled:

@@ -64,8 +64,7 @@ class Settings(BaseSettings):
     auth_accounts: bool = False
     auth_token_days: Annotated[int, Field(ge=1, le=365)] = 7
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+        Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)
     ] = "info"
 
     @field_validator("*", mode="before")

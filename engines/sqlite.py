@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
@@ -64,27 +65,28 @@ class _Job:
         self.owner = parameters.get("owner")
         self.alone = deadline > DEADLINE  # what may be slow shares no transaction
         self.deadline = monotonic() + deadline
-        self.outcome: Rows | Exception = Unavailable()
+        self.outcome: Rows | Exception = ([], 0)
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
-    def fail(self, error: Exception) -> None:
-        if not self.rows.done():  # else whoever asked is gone
-            self.rows.set_exception(error)
-
-    def answer(self) -> None:
+    def end(self, outcome: Rows | Exception) -> None:
         """Hand over the outcome, as whoever asked shall see it."""
-        if not isinstance(self.outcome, Exception):
-            if not self.rows.done():
-                self.rows.set_result(self.outcome)
-        elif (code := _code(self.outcome)) in _LATE:
+        if self.rows.done():  # whoever asked is gone
+            return
+        if not isinstance(outcome, Exception):
+            self.rows.set_result(outcome)
+            return
+        if (code := _code(outcome)) in _LATE:
             heavy = self.alone and code == sqlite3.SQLITE_INTERRUPT
-            self.fail(Unavailable(_HEAVY if heavy else _BUSY))
-        else:
-            self.fail(Unavailable() if code in _AWAY else self.outcome)
+            outcome = Unavailable(_HEAVY if heavy else _BUSY)
+        self.rows.set_exception(Unavailable() if code in _AWAY else outcome)
 
 
 class _Queue(dict[Any, deque[_Job]]):
     """The jobs that wait: each owner's in their order, the owners in turn."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        super().__init__()
+        self.ready = threading.Condition(lock)
 
     def add(self, job: _Job, *, first: bool = False) -> None:
         jobs = self.setdefault(job.owner, deque())
@@ -102,81 +104,47 @@ class _Queue(dict[Any, deque[_Job]]):
 
     def drop(self, now: float) -> None:
         """Refuse what is past its deadline; forget that, and what nobody waits for any more."""
-        for owner, jobs in list(self.items()):
-            for job in jobs:
-                if job.deadline < now:
-                    job.fail(Unavailable(_BUSY))
-            self[owner] = deque(job for job in jobs if not job.rows.done())
-            if not self[owner]:
-                del self[owner]
+        waiting = [job for jobs in self.values() for job in jobs]
+        self.clear()
+        for job in waiting:
+            if job.deadline < now:
+                job.end(Unavailable(_BUSY))
+            if not job.rows.done():
+                self.add(job)
 
 
-# What waits for a worker's next jobs (without any, it ends), and what is told when they are over.
-_Take = Callable[["_Worker"], Sequence[_Job]]
-_Done = Callable[[Sequence[_Job]], None]
+@dataclass(eq=False)
+class _Worker:
+    """What a thread has under way, one job or some writes together, and its connection."""
+
+    queue: _Queue  # from where its jobs come
+    jobs: Sequence[_Job] = ()
+    until: float = math.inf  # when to interrupt them
+    connection: sqlite3.Connection | None = None
 
 
-class _Worker(threading.Thread):
-    """A thread with a connection of its own, for one job, or some writes in one transaction."""
+def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
+    """Run the writes in one transaction; one that fails leaves the others as they are."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for job in jobs:
+            _run(connection, job)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
-    def __init__(self, path: str, take: _Take, done: _Done) -> None:
-        super().__init__(name="sqlite", daemon=True)
-        self.jobs: Sequence[_Job] = ()  # under way
-        self.until = math.inf  # when to interrupt them
-        self._path = path
-        self._take = take
-        self._done = done
-        self.connection: sqlite3.Connection | None = None
 
-    def run(self) -> None:
-        """Do what there is (threading.Thread)."""
-        while jobs := self._take(self):
-            try:
-                if len(jobs) == 1:
-                    self._run(jobs[0])
-                else:
-                    self._transaction(jobs)
-            except Exception as error:
-                for job in jobs:
-                    job.outcome = error
-            self._done(jobs)
-        if self.connection:
-            self.connection.close()
-
-    def _transaction(self, jobs: Sequence[_Job]) -> None:
-        """Run the writes in one transaction; one that fails leaves the others as they are."""
-        self._execute("BEGIN IMMEDIATE", {})
-        assert self.connection
-        self.until = min(self.until, monotonic() + _SHARED)
-        try:
-            for job in jobs:
-                self._run(job)
-            self.connection.execute("COMMIT")
-        finally:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-
-    def _run(self, job: _Job) -> None:
-        try:
-            if not job.rows.done():  # else whoever asked is gone
-                job.outcome = self._execute(job.sql, job.parameters)
-        except Exception as error:
-            if not (self.connection and self.connection.in_transaction):
-                job.alone = True  # all is rolled back: interrupted, or a full disk
-                raise
-            job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
-
-    def _execute(self, sql: str, parameters: Parameters) -> Rows:
-        while True:
-            try:
-                if not self.connection:
-                    self.connection = connect(self._path)
-                cursor = self.connection.execute(sql, parameters)
-                return cursor.fetchall(), cursor.rowcount
-            except sqlite3.OperationalError as error:
-                gone = all(job.rows.done() for job in self.jobs)
-                if _code(error) != sqlite3.SQLITE_BUSY or gone or self.until < monotonic():
-                    raise  # else another process has the lock: try again
+def _run(connection: sqlite3.Connection, job: _Job) -> None:
+    try:
+        if not job.rows.done():  # else whoever asked is gone
+            cursor = connection.execute(job.sql, job.parameters)
+            job.outcome = cursor.fetchall(), cursor.rowcount
+    except Exception as error:
+        if not connection.in_transaction:  # all is rolled back: interrupted, or a full disk
+            job.alone |= _code(error) == sqlite3.SQLITE_INTERRUPT
+            raise
+        job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
 
 
 class Pool:
@@ -188,118 +156,110 @@ class Pool:
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._loop = asyncio.get_running_loop()
-        self._reads = _Queue()
-        self._writes = _Queue()
         self._lock = threading.Lock()
-        self._to_read = threading.Condition(self._lock)
-        self._to_write = threading.Condition(self._lock)
         self._closed = False
-        self._readers = [_Worker(path, self._next_read, self._done) for _ in range(_READERS)]
-        self._writer = _Worker(path, self._next_writes, self._done)
-        self._ticker: asyncio.TimerHandle | None = None
-        self._workers = (*self._readers, self._writer)
-        for worker in self._workers:
-            worker.start()
+        self._reads, self._writes = _Queue(self._lock), _Queue(self._lock)
+        self._readers = [_Worker(self._reads) for _ in range(_READERS)]
+        self._workers = [*self._readers, _Worker(self._writes)]
+        self._threads = [
+            threading.Thread(target=self._work, args=[worker], name="sqlite", daemon=True)
+            for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._ticker = self._loop.create_task(self._tick())
 
     async def run(
         self, sql: str, parameters: Parameters, *, repeatable: bool, deadline: float = DEADLINE
     ) -> Rows:
         """Run one statement and return what came back, at most `deadline` seconds from now."""
         job = _Job(sql, parameters, deadline)
-        if sql.startswith("SELECT"):
-            with self._to_read:
-                self._reads.add(job)
-                self._to_read.notify()
-        else:
-            with self._lock:
-                if not self._writes:
-                    self._loop.call_soon(self._wake_writer)  # for all others of this turn, too
-                self._writes.add(job)
-        if not self._ticker:
-            self._ticker = self._loop.call_later(_TICK, self._tick)
+        queue = self._reads if sql.startswith("SELECT") else self._writes
+        with self._lock:
+            queue.add(job)
+            queue.ready.notify()
         return await job.rows
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         with self._lock:
             self._closed = True
-            self._reads.drop(math.inf)
-            self._writes.drop(math.inf)
-            self._to_read.notify_all()
-            self._to_write.notify_all()
-        for worker in self._workers:
-            await asyncio.to_thread(worker.join)
-        if self._ticker:
-            self._ticker.cancel()
+            for queue in (self._reads, self._writes):
+                queue.drop(math.inf)
+                queue.ready.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._ticker.cancel()
 
-    def _wake_writer(self) -> None:
-        with self._to_write:
-            self._to_write.notify()
+    def _work(self, worker: _Worker) -> None:
+        """Do what there is, in a thread of its own."""
+        while jobs := self._next(worker):
+            try:
+                connection = worker.connection = worker.connection or connect(self._path)
+                if len(jobs) > 1:
+                    _transaction(connection, jobs)
+                else:
+                    _run(connection, jobs[0])
+            except Exception as error:
+                for job in jobs:
+                    job.outcome = error
+            self._loop.call_soon_threadsafe(self._done, worker.queue, jobs)
+        if worker.connection:
+            worker.connection.close()
 
-    def _next_read(self, worker: _Worker) -> Sequence[_Job]:
-        with self._to_read:
-            worker.jobs = ()
-            while not self._closed:
-                if job := self._reads.take(self._may_read):
-                    worker.jobs = (job,)
-                    worker.until = job.deadline
-                    if self._reads:
-                        self._to_read.notify()  # one that was done may have made way for two
-                    return worker.jobs
-                self._to_read.wait()
-        return ()
-
-    def _may_read(self, job: _Job) -> bool:
-        """Return whether its owner, with n reads under way, leaves more than n threads idle."""
-        owners = [worker.jobs[0].owner for worker in self._readers if worker.jobs]
-        return owners.count(job.owner) < _READERS - len(owners)
-
-    def _next_writes(self, worker: _Worker) -> Sequence[_Job]:
-        jobs: list[_Job] = []
-
-        def may(job: _Job) -> bool:
-            return not jobs or not (job.alone or jobs[0].alone or len(jobs) == _MOST)
-
-        with self._to_write:
-            worker.jobs = ()
-            while not self._writes and not self._closed:
-                self._to_write.wait()
-            while job := self._writes.take(may):
-                jobs.append(job)
-            worker.until = min((job.deadline for job in jobs), default=math.inf)
+    def _next(self, worker: _Worker) -> Sequence[_Job]:
+        """Wait for what the worker shall do next; nothing once the pool is closed."""
+        with self._lock:
+            worker.jobs = jobs = []
+            while not self._closed and not (jobs := self._choose(worker.queue)):
+                worker.queue.ready.wait()
+            if worker.queue:
+                worker.queue.ready.notify()  # one read that was done may have made way for two
+            shared = monotonic() + _SHARED if len(jobs) > 1 else math.inf
+            worker.until = min([shared, *(job.deadline for job in jobs)])
             worker.jobs = jobs
         return jobs
 
-    def _done(self, jobs: Sequence[_Job]) -> None:
+    def _choose(self, queue: _Queue) -> list[_Job]:
+        """Take one read, of an owner with fewer under way than threads are idle, or all writes."""
+        if queue is self._reads:
+            owners = [reader.jobs[0].owner for reader in self._readers if reader.jobs]
+            job = queue.take(lambda job: owners.count(job.owner) < _READERS - len(owners))
+            return [job] if job else []
+        jobs: list[_Job] = []
+        while job := queue.take(lambda job: not (jobs and (job.alone or jobs[0].alone))):
+            jobs.append(job)
+            if len(jobs) == _MOST:
+                break
+        return jobs
+
+    def _done(self, queue: _Queue, jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
-        now = monotonic()
+        now = math.inf if self._closed else monotonic()
         again = [job for job in jobs if _code(job.outcome) in _LATE and now < job.deadline]
-        if again and jobs is self._writer.jobs:
+        for job in jobs:
+            if job not in again:
+                job.end(job.outcome)
+        if again:
             with self._lock:
                 for job in reversed(again):  # at fault: after all that it held up, and alone
-                    self._writes.add(job, first=not job.alone)
-            jobs = [job for job in jobs if job not in again]
-        self._loop.call_soon_threadsafe(_answer, jobs)
+                    queue.add(job, first=not job.alone)
+                queue.ready.notify()
 
-    def _tick(self) -> None:
-        now = monotonic()
-        with self._lock:
-            self._reads.drop(now)
-            self._writes.drop(now)
-            busy = [worker for worker in self._workers if worker.jobs]
-            for worker in busy:
-                for job in worker.jobs:
-                    if job.deadline + _GRACE < now:
-                        job.fail(Unavailable(_SILENT))
-                late = worker.until < now or (worker is not self._writer and job.rows.done())
-                if late and worker.connection:
-                    worker.connection.interrupt()  # nothing between two steps: it comes again
-        self._ticker = None
-        if self._reads or self._writes or busy:
-            self._ticker = self._loop.call_later(_TICK, self._tick)
-
-
-def _answer(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        job.answer()
+    async def _tick(self) -> None:
+        """Stop what is late, in time for its answer."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = monotonic()
+            with self._lock:
+                self._reads.drop(now)
+                self._writes.drop(now)
+                for worker in self._workers:
+                    for job in worker.jobs:
+                        if job.deadline + _GRACE < now:
+                            job.end(Unavailable(_SILENT))
+                    gone = worker in self._readers and all(job.rows.done() for job in worker.jobs)
+                    if worker.connection and worker.jobs and (gone or worker.until < now):
+                        worker.connection.interrupt()  # if it is between two steps, next time

@@ -204,8 +204,7 @@ def test_whatever_comes_each_is_answered_in_time_and_with_the_truth(path: str) -
         stored: set[str] = set()
         refused: set[str] = set()
 
-        async def write(text: str, deadline: float) -> None:
-            sql = SLOW_WRITE if chance.random() < 0.02 else INSERT
+        async def write(text: str, sql: str, deadline: float) -> None:
             values = {"text": text, "owner": text[0]}
             call = pool.run(sql, values, repeatable=False, deadline=deadline)
             result, seconds = await outcome(asyncio.ensure_future(call))
@@ -225,7 +224,8 @@ def test_whatever_comes_each_is_answered_in_time_and_with_the_truth(path: str) -
         calls: list[Coroutine[Any, Any, None]] = []
         for number in range(200):
             owner = chance.choice("abc")
-            calls.append(write(f"{owner}{number}", chance.uniform(0.3, 2.5)))
+            sql = INSERT if number % 50 else SLOW_WRITE
+            calls.append(write(f"{owner}{number}", sql, chance.uniform(0.3, 2.5)))
             calls.append(read(owner, chance.uniform(0.3, 2.5)))
 
         async def begin(call: Coroutine[Any, Any, None]) -> None:
