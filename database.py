@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg2
 import sqlalchemy
+from pydantic_core import to_json
 from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
@@ -26,7 +27,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from engines import postgres, sqlite
 from engines.gather import Gatherer
-from errors import Unavailable
+from errors import Conflict, Unavailable
 from models import TASK
 from queries import Query
 from settings import Settings
@@ -43,6 +44,8 @@ _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is no
 _ANSWER: Final = 10.0  # seconds that the start waits for another process to finish writing
 VERSION_TABLE: Final = "tasks_schema_version"  # Alembic's own name for it is many services'
 _PASSING: Final = ("08", "40", "53", "55", "57", "25006")  # classes of SQLSTATE to wait out
+# SQLite's extended codes of a value that is there already, and of a NULL where none may be.
+_REFUSED_SQLITE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_NOTNULL)
 _PASSING_SQLITE: Final = (5, 6, 10, 13)  # SQLITE_BUSY, _LOCKED, _IOERR, _FULL
 # A refused connection comes without its SQLSTATE, so these tell by the words what no waiting
 # changes. In another language than English they are waited out.
@@ -77,6 +80,13 @@ class _Compiled(NamedTuple):
     constants: Mapping[str, Any]
     to_sql: tuple[tuple[str, Callable[[Any], Any]], ...]  # parameters to convert
     from_sql: tuple[tuple[int, Callable[[Any], Any]], ...]  # columns to convert
+
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the driver takes of the values."""
+        parameters = {**self.constants, **values}
+        for name, convert in self.to_sql:
+            parameters[name] = convert(parameters[name])
+        return parameters
 
 
 class Database:
@@ -133,27 +143,59 @@ class Database:
         """Run one statement, atomically and in one round trip, or raise `Unavailable`."""
         if self._pending >= QUEUE:
             raise Unavailable("Too many requests are waiting for the database.")
-        compiled = self._compiled(query.statement)
-        parameters = {**compiled.constants, **query.parameters}
-        for name, convert in compiled.to_sql:
-            parameters[name] = convert(parameters[name])
+        there = query.on_sqlite if self._file else None
+        compiled = self._compiled(query.statement if there is None else there)
         self._pending += 1
         try:
             if gatherer := self._gatherer(query):
-                rows, touched = await gatherer.run(parameters)
+                rows, touched = await gatherer.run(compiled.parameters(query.parameters))
+            elif isinstance(self._pool, sqlite.Pool):
+                rows, touched = await self._run_there(self._pool, query, compiled)
             else:
-                rows, touched = await self._pool.run(
-                    compiled.sql, parameters, repeatable=query.repeatable, deadline=query.deadline
-                )
+                rows, touched = await self._run_alone(self._pool, query, compiled)
+        except (psycopg2.errors.DivisionByZero, psycopg2.errors.UniqueViolation) as error:
+            raise Conflict from error
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode in _REFUSED_SQLITE:
+                raise Conflict from error
+            raise
         finally:
             self._pending -= 1
         if rows and compiled.from_sql:
             rows = [_converted(row, compiled.from_sql) for row in rows]
         return Result(rows, touched)
 
+    async def _run_alone(self, pool: postgres.Pool, query: Query, compiled: _Compiled) -> Result:
+        """Run a statement on PostgreSQL; that of several calls takes them as JSON."""
+        if query.each and query.many is not None:
+            calls = [{"n": n, **compiled.parameters(one)} for n, one in enumerate(query.each)]
+            together = self._compiled(query.many)
+            sql, parameters = together.sql, {**together.constants, "calls": to_json(calls).decode()}
+        else:
+            sql, parameters = compiled.sql, compiled.parameters(query.parameters)
+        return Result(
+            *await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
+        )
+
+    async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
+        """Run a statement on SQLite, once for each call, after what raises the position."""
+        first: sqlite.First = ("", {})
+        if query.raises is not None:
+            raises = self._compiled(query.raises)
+            first = raises.sql, raises.parameters(query.parameters)
+        rows = await pool.run(
+            compiled.sql,
+            compiled.parameters(query.parameters) if not query.each else query.parameters,
+            repeatable=query.repeatable,
+            deadline=query.deadline,
+            first=first,
+            each=[compiled.parameters(values) for values in query.each],
+        )
+        return Result(*rows)
+
     def _gatherer(self, query: Query) -> Gatherer | None:
         """Return what gathers the calls of this query; None where each goes by itself."""
-        if query.many is None or isinstance(self._pool, sqlite.Pool):
+        if query.many is None or query.each or isinstance(self._pool, sqlite.Pool):
             return None
         if query.statement not in self._gatherers:
             one, many = self._compiled(query.statement), self._compiled(query.many)

@@ -20,6 +20,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 _NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
+_UNSEEN = ("<task>", "<tasks>")  # how the two kinds of body are told apart, see `schemas.NewTasks`
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
 # Python 3.11 still knows these by the names of RFC 7231.
@@ -65,6 +66,10 @@ class Unavailable(ApiError):  # noqa: N818
         super().__init__(503, detail, headers={"Retry-After": "1"})
 
 
+class Conflict(Exception):  # noqa: N818
+    """The database refused a statement for what is there already; nothing was done."""
+
+
 def title(status: int) -> str:
     """Return the name of a status (RFC 9110)."""
     return _TITLES.get(status) or HTTPStatus(status).phrase
@@ -94,7 +99,8 @@ def from_pydantic(
 
 def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
     if where != "query" or not error["loc"]:
-        return field_error(where, name or ".".join(map(str, error["loc"])) or where, rule(error))
+        place = ".".join(str(part) for part in error["loc"] if part not in _UNSEEN)
+        return field_error(where, name or place or where, rule(error))
     message = rule(error)
     if error["type"] == "extra_forbidden":
         message = "is not a parameter of this call, or another spelling of it is there too"

@@ -23,6 +23,7 @@ import models
 
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+WORDS: Final = "stats|changes"  # of a path, and so of no task
 # Words of an address. `/api/v1/tasks` must not be the list of a user "v1" whom everybody shares.
 NO_USER: Final = "tasks|auth|users|v[0-9]+"
 # Clients take `.` and `..` out of a path and would ask for somebody else's tasks. U+FFFD is what a
@@ -149,6 +150,38 @@ def _plain_decimal(value: Any) -> Any:
 
 PLAIN_DECIMAL = BeforeValidator(_plain_decimal)
 TaskId = Annotated[int, Field(ge=1, le=MAX_ID), PLAIN_DECIMAL]
+_NO_UID: Final = rf"(?!(?:[0-9]+|{WORDS})$)"
+
+
+def _uid(value: str) -> str:
+    if not re.fullmatch(rf"{_NO_UID}[A-Za-z0-9_-]{{1,64}}", value):
+        raise broken(
+            "must be 1 to 64 of A-Z a-z 0-9 _ -, not only digits, and not "
+            + " or ".join(WORDS.split("|"))
+        )
+    return value
+
+
+def _task_ref(value: str) -> int | str:
+    if not re.fullmatch("[0-9]+", value):
+        return _uid(value)
+    if not re.fullmatch("[1-9][0-9]{0,15}", value) or int(value) > MAX_ID:
+        raise broken(f"must be 1 to {MAX_ID} in plain digits, or a uid")
+    return int(value)
+
+
+_A_UID: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 64,
+    "pattern": rf"^{_NO_UID}[A-Za-z0-9_\-]+$",
+}
+Uid = Annotated[str, AfterValidator(_uid), WithJsonSchema(_A_UID)]
+TaskRef = Annotated[  # the `id` or the `uid` of a task
+    str,
+    AfterValidator(_task_ref),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ID}, _A_UID]}),
+]
 Title = Annotated[str, Characters(200, 1, trimmed=True)]
 Description = Annotated[str, Characters(10_000)]
 Tag = Annotated[str, Characters(50, 1, trimmed=True)]

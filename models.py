@@ -1,12 +1,25 @@
 """The tables and the types of their columns."""
 
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import ARRAY, JSON, BigInteger, Index, Integer, SmallInteger, Text
+from sqlalchemy import (
+    ARRAY,
+    DDL,
+    JSON,
+    BigInteger,
+    Index,
+    Integer,
+    SmallInteger,
+    Text,
+    event,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import Double, TypeDecorator
 from sqlmodel import Field, SQLModel, desc
+
+from engines.spelling import new_uuid
 
 Priority = Literal["none", "low", "medium", "high", "urgent"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -14,6 +27,7 @@ PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 # Compared and sorted by code point, as SQLite and Python do, whatever the server's locale.
 CodePointText = Text().with_variant(Text(collation="C"), "postgresql")
 TextList = ARRAY(Text).with_variant(JSON(), "sqlite")
+NumberList = ARRAY(BigInteger).with_variant(JSON(), "sqlite")
 
 
 class Rank(TypeDecorator[str]):
@@ -45,7 +59,9 @@ class Task(SQLModel, table=True):
     `title_folded` and `description_folded` hold `str.casefold()` of the text: no two databases
     agree on what upper case is beyond ASCII. `due_date` is canonical text, `2026-11-21`,
     `2026-11-21T10:00:00` (a wall-clock time) or `2026-11-21T10:00:00.000000Z`: three kinds in one
-    column, in chronological order.
+    column, in chronological order. `version` is a random number with every change, so that none
+    comes again, not even after a restore. `position` is the user's when the task last changed; no
+    index has it, so that an update stays on its page (HOT).
     """
 
     # SQLite reuses the id of a deleted last row otherwise.
@@ -67,13 +83,31 @@ class Task(SQLModel, table=True):
     order: float | None = Field(default=None, sa_type=Double().with_variant(Number(), "sqlite"))
     created_at: datetime
     updated_at: datetime
-    version: int = 1
+    version: int = Field(sa_type=BigInteger().with_variant(Integer, "sqlite"))
     idempotency_key: str | None = Field(default=None, sa_type=CodePointText)
     idempotency_fingerprint: str | None = Field(default=None, sa_type=Text)
     idempotency_replays: int = 0
+    uid: str = Field(sa_type=CodePointText, sa_column_kwargs={"server_default": new_uuid()})
+    position: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("1")})
+    deleted_at: datetime | None = None
+    remind_at: str | None = Field(default=None, sa_type=CodePointText)
+    recurrence: str | None = Field(default=None, sa_type=CodePointText)
+    repeat_from: str = Field(
+        default="due", sa_type=CodePointText, sa_column_kwargs={"server_default": "due"}
+    )
 
 
 TASK = Task.__table__  # type: ignore[attr-defined]
+# Where tables are distributed by user, every key has the user in it. SQLite counts ids for all.
+event.listen(
+    TASK,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        "ALTER TABLE task DROP CONSTRAINT task_pkey, ADD CONSTRAINT task_pkey "
+        "PRIMARY KEY (user_id, id)"
+    ).execute_if(dialect="postgresql"),
+)
+Index("task_user_id_uid", TASK.c.user_id, TASK.c.uid, unique=True)
 Index("task_user_id_created_at_id", TASK.c.user_id, desc(TASK.c.created_at), desc(TASK.c.id))
 Index(
     "task_user_id_idempotency_key",
@@ -83,6 +117,49 @@ Index(
     postgresql_where=TASK.c.idempotency_key.is_not(None),
     sqlite_where=TASK.c.idempotency_key.is_not(None),
 )
+
+
+# What statements return of a task: the fields of `schemas.Task` but `etag` and `url`, then the
+# version.
+ROW: Final = (
+    *(TASK.c[name] for name in ("id", "uid", "user_id", "title", "description", "completed")),
+    *(TASK.c[name] for name in ("completed_at", "priority", "due_date", "tags", "order")),
+    TASK.c.deleted_at.is_not(None).label("deleted"),
+    *(TASK.c[name] for name in ("created_at", "updated_at", "version")),
+)
+
+
+class Feed(SQLModel, table=True):
+    """Where a user's changes have come to: `position` is that of the latest, 1 before the first.
+
+    Every write raises it in its own statement, and so waits for the user's write before it:
+    changes become visible in the order of their positions. `forgotten` is that of the latest
+    deletion that is no longer told. Half of a page stays free, so that a new row finds room (HOT).
+    """
+
+    __tablename__ = "task_feed"
+    __table_args__ = {"postgresql_with": {"fillfactor": 50}}
+
+    user_id: str = Field(primary_key=True, sa_type=CodePointText)
+    position: int = Field(default=1, sa_type=BigInteger)
+    forgotten: int = Field(default=0, sa_type=BigInteger)
+
+
+class Gone(SQLModel, table=True):
+    """A task that was deleted for good; told for 30 days. On SQLite a trigger writes it down."""
+
+    __tablename__ = "task_gone"
+
+    user_id: str = Field(primary_key=True, sa_type=CodePointText)
+    id: int = Field(primary_key=True, sa_type=BigInteger)
+    uid: str = Field(sa_type=CodePointText)
+    position: int = Field(sa_type=BigInteger)
+    gone_at: datetime
+
+
+FEED = Feed.__table__  # type: ignore[attr-defined]
+GONE = Gone.__table__  # type: ignore[attr-defined]
+Index("task_gone_gone_at", GONE.c.gone_at)
 
 
 class Account(SQLModel, table=True):

@@ -5,69 +5,59 @@ one names the owner first, so somebody else's task is a task that does not exist
 given shape is built once; only its parameters change.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
-import sqlalchemy
 from sqlalchemy import (
-    ARRAY,
-    JSON,
     BigInteger,
     ClauseElement,
     ColumnElement,
-    Integer,
-    Text,
     and_,
     bindparam,
     case,
     delete,
-    false,
     func,
-    literal,
     not_,
-    or_,
+    null,
     select,
     true,
+    union_all,
     update,
 )
 
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean, TypeEngine
-from sqlmodel.sql.sqltypes import UTCDateTime
+from sqlalchemy.types import Boolean
 
+import gathered
 from engines import BULK_DEADLINE, DEADLINE
+from engines.spelling import one_of, random_number
 from fields import timestamp
-from models import TASK, TextList
-from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
+from filters import LIVE, OWNED, Shape, matching, order_by, overdue
+from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
+from models import FEED, GONE, ROW, TASK, NumberList
+from positions import (
+    MOVED,
+    MOVED_KNOWN,
+    MOVED_OR_MADE,
+    OWNER,
+    RAISE,
+    RAISE_KNOWN,
+    RAISE_OR_MAKE,
+)
+from schemas import MAX_PAGE, Since, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
 
 Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
+Positions = tuple[int, ...] | None  # the same for a bulk call
+Ref = int | str  # the id or the uid of a task
 
-_NUMBERS: Final = ARRAY(BigInteger).with_variant(JSON(), "sqlite")
-
-task = TASK.c
-# What statements return of a task: the fields of `schemas.Task` but `url`, then the version.
-ROW: Final = (
-    task.id,
-    task.user_id,
-    task.title,
-    task.description,
-    task.completed,
-    task.completed_at,
-    task.priority,
-    task.due_date,
-    task.tags,
-    task.order,
-    task.created_at,
-    task.updated_at,
-    task.version,
-)
-_NEW: Final = tuple(TaskCreate.model_fields)
+task, feed, gone = TASK.c, FEED.c, GONE.c
+# Fields that came after fingerprints did: they count only where they say something.
+_LATER: Final = ("uid", "deleted")
 
 
 class Query(NamedTuple):
@@ -78,6 +68,9 @@ class Query(NamedTuple):
     repeatable: bool = False
     many: ClauseElement | None = None  # the same for many callers at once, see below
     deadline: float = DEADLINE  # seconds
+    on_sqlite: ClauseElement | None = None  # the statement there, if it is another
+    raises: ClauseElement | None = None  # what SQLite runs before it, in one transaction
+    each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
 
 
 def now() -> datetime:
@@ -88,158 +81,281 @@ def now() -> datetime:
 
 def fingerprint(new: TaskCreate) -> str:
     """Return what tells the body of one create from another: a SHA-256 of what it means."""
-    return sha256(new.model_dump_json().encode()).hexdigest()
+    silent = {name for name in _LATER if not getattr(new, name)}
+    return sha256(new.model_dump_json(exclude=silent).encode()).hexdigest()
 
 
 # ---- one task
 
-_owned = task.user_id == bindparam("owner")
-_this = and_(_owned, task.id == bindparam("task_id"))
 _now = bindparam("now", type_=task.updated_at.type)
-_touched = {"updated_at": _now, "version": task.version + 1}
+_touched = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
 
-_read = select(*ROW).where(_this)
+# What comes again with the same uid or key counts, and shows what it came with first.
+_again = {"idempotency_replays": task.idempotency_replays + 1}
 _insert = insert(TASK).values(
-    user_id=bindparam("owner"),
-    title_folded=bindparam("title_folded"),
-    description_folded=bindparam("description_folded"),
-    completed_at=bindparam("completed_at"),
-    created_at=_now,
-    updated_at=_now,
-    version=1,
-    idempotency_replays=0,
-    **{name: bindparam("new_" + name) for name in _NEW},
+    position=select(MOVED_OR_MADE.c.position).scalar_subquery(),
+    **FRESH,
+    **{column: bindparam(name) for column, name in MADE_OF.items()},
 )
 _create = _insert.returning(*ROW)
-_create_once = (
-    _insert.values(
-        idempotency_key=bindparam("key"), idempotency_fingerprint=bindparam("fingerprint")
-    )
-    .on_conflict_do_update(
-        index_elements=[task.user_id, task.idempotency_key],
-        index_where=task.idempotency_key.is_not(None),
-        set_={"idempotency_replays": task.idempotency_replays + 1},
-    )
-    .returning(*ROW, task.idempotency_replays, task.idempotency_fingerprint)
+
+
+@lru_cache
+def _create_once(by_uid: bool, by_key: bool) -> ClauseElement:
+    """Return the create that makes one task however often it comes."""
+    values: dict[str, Any] = {"idempotency_fingerprint": bindparam("fingerprint")}
+    if by_uid:
+        values["uid"] = bindparam("new_uid")
+    if by_key:
+        values["idempotency_key"] = bindparam("key")
+    once = _insert.values(values)
+    if by_uid:
+        once = once.on_conflict_do_update(index_elements=[task.user_id, task.uid], set_=_again)
+    else:
+        once = once.on_conflict_do_update(
+            index_elements=[task.user_id, task.idempotency_key],
+            index_where=task.idempotency_key.is_not(None),
+            set_=_again,
+        )
+    return once.returning(*ROW, task.idempotency_replays, task.idempotency_fingerprint)
+
+
+class _Target(NamedTuple):
+    """How a statement finds its one task."""
+
+    key: str  # task_id or task_uid
+    guarded: bool = False  # by `If-Match`
+    trash: bool = False  # also there
+
+    def found(self) -> ColumnElement[bool]:
+        """Return the condition."""
+        column = task[self.key.removeprefix("task_")]
+        guard = one_of(task.version, bindparam("versions", type_=NumberList))
+        return and_(
+            OWNED,
+            column == bindparam(self.key),
+            *([] if self.trash else [LIVE]),
+            *([guard] if self.guarded else []),
+        )
+
+
+_GATHERED: Final = _Target("task_id")
+
+
+_create_all = (
+    _insert.values({column: bindparam(name) for column, name in ONCE.items()})
+    .on_conflict_do_update(**UNLESS_OTHER)
+    .returning(*ROW)
 )
 
 
-def read_task(owner: str, task_id: int) -> Query:
-    """The task."""
-    return Query(_read, {"owner": owner, "task_id": task_id}, repeatable=True, many=_read_many)
+def read_task(owner: str, ref: Ref) -> Query:
+    """The task, unless it is in the trash."""
+    key, values = _one(owner, ref)
+    one = _Target(key)
+    many = gathered.READ if one == _GATHERED else None
+    return Query(_read(one), values, repeatable=True, many=many)
 
 
 def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     """The new task.
 
-    With an idempotency key: the task that the key made, now or before; then how often the key came
+    With a uid or an idempotency key: the task that it made, now or before; then how often it came
     again, and the fingerprint of the body that it came with first.
     """
     values = {"owner": owner, **_new_values(new)}
-    values["completed_at"] = values["now"] if new.completed else None
-    if key is None:
-        return Query(_create, values, many=_create_many)
+    if key is None and new.uid is None:
+        return Query(_create, values, many=gathered.CREATE, raises=RAISE_OR_MAKE)
     values |= {"key": key, "fingerprint": fingerprint(new)}
-    return Query(_create_once, values, repeatable=True)
+    once = _create_once(new.uid is not None, key is not None)
+    return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE)
 
 
-def update_task(owner: str, task_id: int, change: TaskUpdate, versions: Versions = None) -> Query:
-    """The task, with the fields that `change` sets, if its version is one of `versions`."""
+def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
+    """The new tasks, all or none: none where a uid is that of a task with another body."""
+    each = [
+        {"owner": owner, **_new_values(one), "fingerprint": fingerprint(one)}
+        | {"new_uid": one.uid or str(uuid4())}
+        for one in new
+    ]
+    return Query(
+        _create_all,
+        {"owner": owner},
+        many=gathered.CREATE_ALL,
+        raises=RAISE_OR_MAKE,
+        each=each,
+        deadline=BULK_DEADLINE,
+    )
+
+
+def update_task(owner: str, ref: Ref, change: TaskUpdate, versions: Versions = None) -> Query:
+    """The task, with the fields that `change` sets, if its version is one of `versions`.
+
+    One in the trash is found where `change` takes it out.
+    """
     fields = tuple(sorted(change.model_fields_set))
-    statement = _update(fields, guarded=versions is not None)
-    many = _complete_many if fields == ("completed",) and versions is None else None
-    return Query(statement, _one(owner, task_id, versions) | _new_values(change), many=many)
+    key, values = _one(owner, ref, versions)
+    one = _Target(key, versions is not None, trash=change.deleted is False)
+    if not fields:
+        return Query(_read(one), values, repeatable=True)
+    many = gathered.COMPLETE if fields == ("completed",) and one == _GATHERED else None
+    return Query(_update(one, fields), values | _new_values(change), many=many, raises=RAISE)
 
 
-def toggle_task(owner: str, task_id: int, versions: Versions = None) -> Query:
+def toggle_task(owner: str, ref: Ref, versions: Versions = None) -> Query:
     """The task, completed if it was pending and pending if it was completed."""
-    statement = _toggle(guarded=versions is not None)
-    many = _toggle_many if versions is None else None
-    return Query(statement, _one(owner, task_id, versions) | {"now": now()}, many=many)
+    key, values = _one(owner, ref, versions)
+    one = _Target(key, versions is not None)
+    many = gathered.TOGGLE if one == _GATHERED else None
+    return Query(_toggle(one), values | {"now": now()}, many=many, raises=RAISE)
 
 
-def delete_task(owner: str, task_id: int, versions: Versions = None) -> Query:
-    """The task as it last was."""
-    statement = _delete(guarded=versions is not None)
-    return Query(statement, _one(owner, task_id, versions))
+def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: bool = False) -> Query:
+    """The task as it is in the trash now; gone for good, also from there, as it last was."""
+    key, values = _one(owner, ref, versions)
+    one = _Target(key, versions is not None, trash=forever)
+    values["now"] = now()
+    if not forever:
+        return Query(_trash(one), values, raises=RAISE)
+    return Query(_purge(one), values, on_sqlite=_purge_there(one), raises=RAISE)
+
+
+@lru_cache
+def _read(one: _Target) -> ClauseElement:
+    return select(*ROW).where(one.found())
 
 
 @lru_cache(maxsize=64)
-def _update(fields: tuple[str, ...], *, guarded: bool) -> ClauseElement:
-    return update(TASK).where(_one_task(guarded)).values(_changes(fields)).returning(*ROW)
+def _update(one: _Target, fields: tuple[str, ...]) -> ClauseElement:
+    return _changed(one, _changes(fields) | _touched)
 
 
 @lru_cache
-def _toggle(*, guarded: bool) -> ClauseElement:
+def _toggle(one: _Target) -> ClauseElement:
     completed = not_(task.completed)
     toggled = {"completed": completed, "completed_at": case((completed, _now))}
-    return update(TASK).where(_one_task(guarded)).values(toggled | _touched).returning(*ROW)
+    return _changed(one, toggled | _touched)
 
 
 @lru_cache
-def _delete(*, guarded: bool) -> ClauseElement:
-    return delete(TASK).where(_one_task(guarded)).returning(*ROW)
+def _trash(one: _Target) -> ClauseElement:
+    return _changed(one, {"deleted_at": _now} | _touched)
 
 
-def _one_task(guarded: bool) -> ColumnElement[bool]:
-    """Return the condition for one task, with what an `If-Match` adds."""
-    versions = bindparam("versions", type_=_NUMBERS)
-    return and_(_this, _one_of(task.version, versions)) if guarded else _this
+def _changed(one: _Target, values: dict[str, Any]) -> ClauseElement:
+    found = and_(one.found(), task.user_id == MOVED.c.user_id)
+    return update(TASK).where(found).values(values).returning(*ROW)
 
 
-def _one(owner: str, task_id: int, versions: Versions) -> dict[str, Any]:
+@lru_cache
+def _purge_there(one: _Target) -> ClauseElement:
+    return delete(TASK).where(one.found()).returning(*ROW)
+
+
+@lru_cache
+def _purge(one: _Target) -> ClauseElement:
+    deleted = _deleted(one.found())
+    return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
+
+
+def _deleted(found: ColumnElement[bool], moved: Any = MOVED) -> Any:
+    """Return the step that deletes for good. SQLite needs no more than that: a trigger buries."""
+    which = and_(found, task.user_id == moved.c.user_id)
+    return delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
+
+
+def _buried(deleted: Any) -> Any:
+    """Return the step that writes down what was deleted for good."""
+    told = ("user_id", "id", "uid", "position")
+    rows = select(*(deleted.c[name] for name in told), _now)
+    return insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
+
+
+def _one(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[str, Any]]:
+    key = "task_id" if isinstance(ref, int) else "task_uid"
     guard = {} if versions is None else {"versions": list(versions)}
-    return {"owner": owner, "task_id": task_id, **guard}
+    return key, {"owner": owner, key: ref, **guard}
 
 
 def _changes(fields: tuple[str, ...]) -> dict[str, Any]:
-    """Return the SET clause for `fields`; without any, one that changes nothing."""
+    """Return the SET clause for `fields`."""
     changes: dict[str, Any] = {name: bindparam("new_" + name) for name in fields}
     for name in {"title", "description"}.intersection(fields):
         changes[name + "_folded"] = bindparam(name + "_folded")
     if "completed" in fields:
         since = func.coalesce(task.completed_at, _now)
         changes["completed_at"] = case((bindparam("new_completed", type_=Boolean()), since))
-    return changes | _touched if fields else {"version": task.version}
+    if changes.pop("deleted", None) is not None:
+        since = func.coalesce(task.deleted_at, _now)
+        changes["deleted_at"] = case((bindparam("new_deleted", type_=Boolean()), since))
+    return changes
 
 
 def _new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
+    moment = now()
     return {
-        "now": now(),
+        "now": moment,
         "title_folded": body.title and body.title.casefold(),
         "description_folded": body.description and body.description.casefold(),
-        **{"new_" + name: getattr(body, name) for name in _NEW},
+        "completed_at": moment if body.completed else None,
+        "deleted_at": moment if body.deleted else None,
+        "new_deleted": body.deleted,
+        **{"new_" + name: getattr(body, name) for name in NEW},
     }
 
 
 # ---- many tasks
 
-# Of a filter, all but its values: (column, operator).
-Shape = tuple[tuple[str, str], ...]
+
+def read_position(owner: str) -> Query:
+    """The user's position; nothing before the first change."""
+    return Query(_read_position, {"owner": owner}, repeatable=True)
 
 
 def list_tasks(owner: str, wanted: TaskQuery) -> Query:
-    """One page of tasks, each row followed by how many match in all.
+    """One page of tasks, each row followed by how many match in all, and the user's position.
 
-    Past the last page there is one row, of nulls and that count.
+    Where the page is empty there is one row, of nulls and those.
     """
     statement = _list(_shape(wanted), wanted.sort, wanted.offset > 0)
     page = {"limit": wanted.limit, "offset": wanted.offset}
     narrowed = wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE
-    many = None if narrowed else _list_many
+    many = None if narrowed else gathered.LIST
     return Query(statement, _values(owner, wanted) | page, repeatable=True, many=many)
 
 
-def update_tasks(owner: str, wanted: TaskFilter, change: TaskUpdate) -> Query:
-    """Nothing but the number of rows: the change made to every match."""
-    statement = _update_all(_shape(wanted), tuple(sorted(change.model_fields_set)))
-    values = _values(owner, wanted) | _new_values(change)
-    return Query(statement, values, deadline=BULK_DEADLINE)
+def update_tasks(
+    owner: str, wanted: TaskFilter, change: TaskUpdate, known: Positions = None
+) -> Query:
+    """Nothing but the number of rows: the change made to every match, all at one position.
+
+    With `known`, nothing is done unless that is one of these.
+    """
+    fields = tuple(sorted(change.model_fields_set))
+    return _bulk(_update_all, owner, wanted, known, _new_values(change), fields)
 
 
-def delete_tasks(owner: str, wanted: TaskFilter) -> Query:
-    """Nothing but the number of rows: every match deleted."""
-    return Query(_delete_all(_shape(wanted)), _values(owner, wanted), deadline=BULK_DEADLINE)
+def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Query:
+    """Nothing but the number of rows: every match in the trash, those of the trash gone for good.
+
+    On PostgreSQL what is gone for good is counted in a row.
+    """
+    if not any(condition.column == "deleted" for condition in wanted.conditions):
+        return update_tasks(owner, wanted, TaskUpdate(deleted=True), known)
+    query = _bulk(_purge_all, owner, wanted, known, {"now": now()})
+    return query._replace(on_sqlite=delete(TASK).where(matching(_shape(wanted))))
+
+
+def _bulk(
+    build: Any, owner: str, wanted: TaskFilter, known: Positions, values: Any, *more: Any
+) -> Query:
+    guard = {} if known is None else {"positions": list(known)}
+    return Query(
+        build(_shape(wanted), known is not None, *more),
+        _values(owner, wanted) | values | guard,
+        deadline=BULK_DEADLINE,
+        raises=RAISE if known is None else RAISE_KNOWN,
+    )
 
 
 def count_tasks(owner: str, wanted: TaskFilter) -> Query:
@@ -248,32 +364,40 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     return Query(_count(_shape(wanted)), values, repeatable=True)
 
 
+_at_position = select(feed.position).where(feed.user_id == OWNER)
+_read_position = _at_position.limit(1)
+_position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
+
+
 @lru_cache(maxsize=128)
 def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
-    if not skipping:
-        rows = select(*ROW, func.count().over().label("total")).where(_matching(shape))
-        return rows.order_by(*_order_by(sort, task)).limit(bindparam("limit"))
-    total = select(func.count().label("total")).where(_matching(shape)).subquery()
+    total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
+    known = select(total, _position).subquery()
     page = (
         select(*ROW, task.title_folded, task.description_folded)
-        .where(_matching(shape))
-        .order_by(*_order_by(sort, task))
+        .where(matching(shape))
+        .order_by(*order_by(sort, task))
         .limit(bindparam("limit"))
-        .offset(bindparam("offset"))
-        .subquery()
     )
-    rows = select(*(page.c[column.name] for column in ROW), total.c.total)
-    return rows.select_from(total.outerjoin(page, true())).order_by(*_order_by(sort, page.c))
+    shown = (page.offset(bindparam("offset")) if skipping else page).subquery()
+    rows = select(*(shown.c[column.name] for column in ROW), *known.c)
+    return rows.select_from(known.outerjoin(shown, true())).order_by(*order_by(sort, shown.c))
 
 
 @lru_cache(maxsize=64)
-def _update_all(shape: Shape, fields: tuple[str, ...]) -> ClauseElement:
-    return update(TASK).where(_matching(shape)).values(_changes(fields))
+def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseElement:
+    moved = MOVED_KNOWN if guarded else MOVED
+    if not fields:
+        return select(func.count()).where(matching(shape))
+    found = and_(matching(shape), task.user_id == moved.c.user_id)
+    touched = _touched | {"position": moved.c.position}
+    return update(TASK).where(found).values(_changes(fields) | touched)
 
 
 @lru_cache(maxsize=64)
-def _delete_all(shape: Shape) -> ClauseElement:
-    return delete(TASK).where(_matching(shape))
+def _purge_all(shape: Shape, guarded: bool) -> ClauseElement:
+    deleted = _deleted(matching(shape), MOVED_KNOWN if guarded else MOVED)
+    return select(func.count()).select_from(deleted).add_cte(_buried(deleted))
 
 
 @lru_cache(maxsize=64)
@@ -283,21 +407,10 @@ def _count(shape: Shape) -> ClauseElement:
         for name, condition in (
             ("completed", task.completed),
             ("pending", not_(task.completed)),
-            ("overdue", _overdue()),
+            ("overdue", overdue()),
         )
     ]
-    return select(func.count().label("total"), *counts).where(_matching(shape))
-
-
-def _order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
-    keys = []
-    for key in sort or ("-created_at",):
-        field = key.removeprefix("-")
-        column = columns.get(field + "_folded", columns[field])
-        ordered = column.desc() if key.startswith("-") else column.asc()
-        keys.append(ordered.nulls_last() if task[field].nullable else ordered)
-    # Newest first among equals where the last key goes down: then the default order is an index's.
-    return [*keys, columns.id.desc() if not sort or sort[-1].startswith("-") else columns.id.asc()]
+    return select(func.count().label("total"), *counts).where(matching(shape))
 
 
 def _shape(wanted: TaskFilter) -> Shape:
@@ -316,192 +429,48 @@ def _present() -> dict[str, str]:
     return {"present": present, "today": present[:10]}
 
 
-def _matching(shape: Shape) -> ColumnElement[bool]:
-    return and_(_owned, *(_clause(f"p{place}", *part) for place, part in enumerate(shape)))
+# ---- what has changed
 
 
-def _overdue() -> ColumnElement[bool]:
-    """Return whether a task is due before now and not completed; days are over when UTC says so.
+def read_changes(owner: str, wanted: Since) -> Query:
+    """Who changed after `since` up to the end of the page, with what stands beside each row: the
+    user's position, that of the latest deletion that is forgotten, and of the last of all changes;
+    the end of the page, if it is full.
 
-    As text, a day sorts before the instants of that day, so of all that sorts before the present
-    only today itself is not over.
+    Without a change there is one row, of nulls and those; before the first change there is none.
     """
-    due = task.due_date
-    late = and_(not_(task.completed), due < bindparam("present"), due != bindparam("today"))
-    return func.coalesce(late, false(), type_=Boolean())
+    values = {"owner": owner, "since": wanted.since, "before": wanted.limit - 1}
+    return Query(_read_changes, values, repeatable=True)
 
 
-def _clause(name: str, field: str, operator: str) -> ColumnElement[bool]:
-    if field == "text":
-        return or_(
-            *(_clause(name, f"{part}_folded", operator) for part in ("title", "description"))
-        )
-    if field == "tags" and operator != "like":
-        holds = _has_tags(task.tags, bindparam(name, type_=TextList))
-        return holds if operator == "eq" else not_(holds)
-    column: Any = _overdue() if field == "overdue" else task[field]
-    if operator == "like":
-        return _contains(_as_text(column), bindparam(name, type_=Text()))
-    if operator == "in":
-        return _one_of(column, bindparam(name, type_=_NUMBERS))
-    value = bindparam(name, type_=column.type)
-    return cast(ColumnElement[bool], _COMPARISONS[operator](column, value))
-
-
-def _as_text(column: Any) -> Any:
-    """Return a column as the text that a client sees; of tags, one a line."""
-    if column is task.tags:
-        return _tag_lines(column)
-    if isinstance(column.type, UTCDateTime):
-        return _timestamp_text(column)
-    return sqlalchemy.cast(column, Text())
-
-
-_COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
-    "eq": lambda column, value: column.is_not_distinct_from(value),
-    "ne": lambda column, value: column.is_distinct_from(value),
-    "lt": lambda column, value: column < value,
-    "gt": lambda column, value: column > value,
-    "lte": lambda column, value: column <= value,
-    "gte": lambda column, value: column >= value,
-}
-
-
-# ---- the same for many callers at once (PostgreSQL)
-#
-# `calls` is a JSON array of the parameters of each, numbered by `n`; every row that comes back
-# begins with the number of the call that it answers. The owner stands in every join.
-
-
-def _calls(**types: Any) -> Any:
-    columns = (sqlalchemy.column(name, kind) for name, kind in {"n": Integer(), **types}.items())
-    records = func.json_to_recordset(sqlalchemy.cast(bindparam("calls", type_=Text()), JSON))
-    return records.table_valued(*columns).render_derived(name="call", with_types=True)
-
-
-_one_call = _calls(owner=Text(), task_id=BigInteger(), now=_now.type, new_completed=Boolean())
-_call_this = and_(task.user_id == _one_call.c.owner, task.id == _one_call.c.task_id)
-_read_many = select(_one_call.c.n, *ROW).select_from(_one_call.join(TASK, _call_this))
-
-_page = (
-    select(*ROW, func.count().over().label("total"))
-    .where(task.user_id == _one_call.c.owner)
-    .order_by(*_order_by((), task))
-    .limit(MAX_PAGE)
-    .lateral()
+_since = bindparam("since", type_=BigInteger())
+_tasks_since = and_(OWNED, task.position > _since)
+_gone_since = and_(gone.user_id == OWNER, gone.position > _since, _since > 0)
+_changed_at = union_all(
+    select(task.position).where(_tasks_since), select(gone.position).where(_gone_since)
+).cte("changed_at")
+_end = (
+    select(_changed_at.c.position)
+    .order_by(_changed_at.c.position)
+    .limit(1)
+    .offset(bindparam("before", type_=BigInteger()))
+    .scalar_subquery()
 )
-_list_many = (
-    select(_one_call.c.n, *(_page.c[column.name] for column in ROW), _page.c.total)
-    .select_from(_one_call.join(_page, true()))
-    .order_by(_one_call.c.n, *_order_by((), _page.c))
-)
-
-# Locked in the order of their ids, so that two of these never wait for each other.
-_locked = (
-    select(_one_call.c.n, task.user_id, task.id, _one_call.c.now, _one_call.c.new_completed)
-    .select_from(_one_call.join(TASK, _call_this))
-    .order_by(task.id)
-    .with_for_update(of=TASK)
-    .cte("locked")
-)
-
-
-def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
-    return (
-        update(TASK)
-        .where(task.user_id == _locked.c.user_id, task.id == _locked.c.id)
-        .values(
-            completed=completed,
-            completed_at=case((completed, since)),
-            updated_at=_locked.c.now,
-            version=task.version + 1,
-        )
-        .returning(_locked.c.n, *ROW)
+_change = union_all(
+    select(*ROW, task.position).where(_tasks_since),
+    select(
+        *((gone[column.name] if column.name in gone else null()) for column in ROW), gone.position
+    ).where(_gone_since),
+).subquery()
+_read_changes = (
+    select(
+        *(_change.c[column.name] for column in ROW),
+        feed.position,
+        feed.forgotten,
+        select(func.max(_changed_at.c.position)).scalar_subquery().label("latest"),
+        _end.label("end"),
     )
-
-
-_toggle_many = _complete(not_(task.completed), _locked.c.now)
-_complete_many = _complete(_locked.c.new_completed, func.coalesce(task.completed_at, _locked.c.now))
-
-# Ids are given out before the insert: the order of RETURNING means nothing.
-_made_of = {
-    "user_id": "owner",
-    "title_folded": "title_folded",
-    "description_folded": "description_folded",
-    "completed_at": "completed_at",
-    "created_at": "now",
-    "updated_at": "now",
-    **{name: "new_" + name for name in _NEW},
-}
-_new_call = _calls(**{name: task[field].type for field, name in _made_of.items()})
-_new = select(
-    _new_call.c.n,
-    func.nextval("task_id_seq").label("id"),
-    *(_new_call.c[name].label(field) for field, name in _made_of.items()),
-    literal(1).label("version"),
-    literal(0).label("idempotency_replays"),
-).cte("new")
-_made = (
-    insert(TASK)
-    .from_select(
-        [column.name for column in _new.c if column.name != "n"],
-        select(*(column for column in _new.c if column.name != "n")),
-        include_defaults=False,
-    )
-    .returning(*ROW)
-    .cte("made")
-)
-_create_many = select(_new.c.n, *_made.c).select_from(_new.join(_made, _new.c.id == _made.c.id))
-
-
-# ---- where the two databases differ
-
-
-def _spelt(
-    kind: TypeEngine[Any], *, postgresql: str, sqlite: str
-) -> Callable[..., ColumnElement[Any]]:
-    """Return a SQL function that each database spells its own way; `{0}` is its first argument."""
-
-    class Spelt(FunctionElement[Any]):
-        type = kind
-        inherit_cache = True
-
-    def spell(template: str) -> Any:
-        def compile_(function: Any, compiler: Any, **options: Any) -> str:
-            return template.format(
-                *(compiler.process(part, **options) for part in function.clauses)
-            )
-
-        return compile_
-
-    compiles(Spelt, "postgresql")(spell(postgresql))
-    compiles(Spelt, "sqlite")(spell(sqlite))
-    return Spelt
-
-
-# Whether the first text holds the second; nothing in it is a wildcard.
-_contains = _spelt(Boolean(), postgresql="strpos({0}, {1}) > 0", sqlite="instr({0}, {1}) > 0")
-# Whether a number is in a list; the list is one parameter, however long it is.
-_one_of = _spelt(
-    Boolean(),
-    postgresql="{0} = ANY ({1})",
-    sqlite="{0} IN (SELECT value FROM json_each({1}))",
-)
-# Whether the first tags hold all of the second.
-_has_tags = _spelt(
-    Boolean(),
-    postgresql="{0} @> {1}",
-    sqlite="NOT EXISTS (SELECT value FROM json_each({1}) EXCEPT SELECT value FROM json_each({0}))",
-)
-# Tags as text, one a line.
-_tag_lines = _spelt(
-    Text(),
-    postgresql="array_to_string({0}, chr(10))",
-    sqlite="(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({0}))",
-)
-# A timestamp as the text that a client sees.
-_timestamp_text = _spelt(
-    Text(),
-    postgresql="to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
-    sqlite="replace({0}, ' ', 'T') || 'Z'",
+    .select_from(FEED.outerjoin(_change, _change.c.position <= func.coalesce(_end, feed.position)))
+    .where(feed.user_id == OWNER)
+    .order_by(_change.c.position, _change.c.id)
 )

@@ -4,12 +4,10 @@ Bodies are strict: a JSON boolean is a boolean and nothing else is. Query string
 the bodies; their values arrive as text.
 """
 
-import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from itertools import zip_longest
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,17 +16,17 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     WithJsonSchema,
-    create_model,
     field_validator,
     model_validator,
 )
 
+import fields
 from fields import (
-    DAY,
-    DUE_BOUND,
     MAX_ID,
     PLAIN_DECIMAL,
     SHOWN_DUE_DATE,
@@ -36,17 +34,29 @@ from fields import (
     DueDate,
     Order,
     Priority,
-    Tag,
     Tags,
     TaskId,
     Title,
+    Uid,
     broken,
 )
-from models import PRIORITIES
+from filters import (
+    SORTABLE,
+    AsList,
+    ByField,
+    Condition,
+    DueFrom,
+    DueUntil,
+    Flag,
+    Folded,
+    Where,
+    ranks,
+)
 
-READ_ONLY: Final = frozenset({"id", "url", "user_id", "completed_at", "created_at", "updated_at"})
-
-
+READ_ONLY: Final = frozenset(
+    {"id", "etag", "url", "user_id", "completed_at", "created_at", "updated_at"}
+)
+MAX_CREATES: Final = 1000  # tasks made by one call
 _MOST_FIELDS: Final = 100
 
 
@@ -58,14 +68,15 @@ class Body(BaseModel):
     """A request body: strict types, unknown fields refused, read-only fields ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    read_only: ClassVar = READ_ONLY
 
     @model_validator(mode="before")
     @classmethod
     def _drop_read_only(cls, body: Any) -> Any:
         if isinstance(body, dict) and len(body) > _MOST_FIELDS:  # to name them all takes long
             raise broken(f"must not have more than {_MOST_FIELDS} fields")
-        if isinstance(body, dict) and not READ_ONLY.isdisjoint(body):
-            return {name: value for name, value in body.items() if name not in READ_ONLY}
+        if isinstance(body, dict) and not cls.read_only.isdisjoint(body):
+            return {name: value for name, value in body.items() if name not in cls.read_only}
         return body
 
 
@@ -81,12 +92,26 @@ class TaskCreate(Body):
     due_date: DueDate | None = None
     tags: Tags = []
     order: Order | None = None
+    deleted: bool = False
+    uid: Uid | None = None
+
+
+ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
+# One task, or an array of them that ends at the first that is wrong.
+NewTasks = Annotated[
+    Annotated[TaskCreate, Tag(ONE)]
+    | Annotated[
+        list[TaskCreate], Field(min_length=1, max_length=MAX_CREATES, fail_fast=True), Tag(MANY)
+    ],
+    Discriminator(lambda body: MANY if isinstance(body, list) else ONE),
+]
 
 
 class TaskUpdate(Body):
     """The fields to change; one that is left out stays, `null` clears one that may be null."""
 
     model_config = _example(priority="high")
+    read_only: ClassVar = READ_ONLY | {"uid"}
 
     # The None of a field that may not be null only ever stands for "not sent".
     title: Title = None  # type: ignore[assignment]
@@ -96,6 +121,7 @@ class TaskUpdate(Body):
     due_date: DueDate | None = None
     tags: Tags = None  # type: ignore[assignment]
     order: Order | None = None
+    deleted: bool = None  # type: ignore[assignment]
 
 
 class Completion(Body):
@@ -111,6 +137,8 @@ class Task(BaseModel):
 
     model_config = _example(
         id=7,
+        uid="0b9b1f0e-5a0e-4d6e-9c55-3f1c2d7a8e10",
+        etag='"4503599627370496"',
         url="http://localhost:8000/api/tasks/7",
         user_id="demo",
         title="Buy milk",
@@ -121,11 +149,17 @@ class Task(BaseModel):
         due_date="2026-11-21",
         tags=["shopping"],
         order=1.5,
+        deleted=False,
         created_at="2026-11-20T18:30:00.123456Z",
         updated_at="2026-11-21T07:15:00.654321Z",
     )
 
     id: TaskId = Field(description="Set by the server; never used again.")
+    uid: str = Field(
+        description="An id of your own choice, else a UUID: 1 to 64 of `A-Z a-z 0-9 _ -`, not only "
+        "digits. It makes a create safe to repeat, addresses the task as `id` does, and stays."
+    )
+    etag: str = Field(description="The task's entity tag, to be sent as `If-Match`.")
     url: AnyUrl = Field(description="This task, under the address that it was asked through.")
     user_id: str = Field(description="The owner: from the path or the token.")
     title: str = Field(description="Trimmed; 1 to 200 characters after that.")
@@ -143,6 +177,9 @@ class Task(BaseModel):
     )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
     order: float | None = Field(description="A number for your own order, as of drag and drop.")
+    deleted: bool = Field(
+        description="In the trash, for 30 days; `false` brings the task back, as it was."
+    )
     created_at: datetime = Field(description="Set by the server.")
     updated_at: datetime = Field(description="Set by the server.")
 
@@ -157,133 +194,8 @@ _NOT_GIVEN: Final[Any] = None
 _ANY: Final = object()  # the value of a filter that lets everything through
 
 
-class Condition(NamedTuple):
-    """`column operator value`; the operators are `eq ne lt gt gte lte like in`.
-
-    The column may also be `text` (title or description) or `overdue`. With `in`, and for `tags`
-    with `eq` (has all of them) and `ne`, the value is a list.
-    """
-
-    column: str
-    operator: str
-    value: Any
-
-
-@dataclass(frozen=True)
-class Where:
-    """Says which condition a parameter stands for."""
-
-    column: str
-    operator: str
-
-
-def _due_from(value: str | None) -> str:
-    """Return what sorts before nothing that is due then, be it an instant or a wall-clock time."""
-    if value is None:
-        raise broken("must be a day or a time")
-    return value.removesuffix(".000000Z")
-
-
-def _due_until(value: str | None) -> str:
-    """Return what sorts after all that is due then, or on all of that day."""
-    bound = _due_from(value)
-    if DAY.fullmatch(bound):
-        return bound + "~"
-    return bound if bound.endswith("Z") else bound + ".000000Z"
-
-
-def _at(day_from: str) -> AfterValidator:
-    """Read an instant; a day stands for its time `day_from`, or for none if that is empty."""
-
-    def read(value: str | None) -> datetime | None:
-        if day_from and value is None:
-            raise broken("must not be empty")
-        if value and DAY.fullmatch(value):
-            if not day_from:
-                raise broken("must be a timestamp with a UTC offset")
-            value += day_from
-        return datetime.fromisoformat(value).replace(tzinfo=UTC) if value else None
-
-    return AfterValidator(read)
-
-
-def _ranks(names: list[str]) -> list[int]:
-    return [PRIORITIES.index(name) for name in names]
-
-
-def _number(value: str) -> str:
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
-        raise broken("must be a number")
-    return value
-
-
-_AsList = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
-_Flag = Annotated[
-    Literal["true", "false"],
-    AfterValidator(lambda value: value == "true"),
-    WithJsonSchema({"type": "boolean"}),
-]
-_Folded = Annotated[Description, AfterValidator(str.casefold)]
-_OneTag = Annotated[Tag, AfterValidator(lambda tag: [tag])]
-_Number = Annotated[Order, BeforeValidator(_number)]
-_DueFrom = Annotated[DueDate, AfterValidator(_due_from), DUE_BOUND]
-_DueUntil = Annotated[DueDate, AfterValidator(_due_until), DUE_BOUND]
-_PriorityLike = Annotated[
-    Description,
-    AfterValidator(lambda part: _ranks([name for name in PRIORITIES if part.lower() in name])),
-]
-_Moment = (
-    Annotated[DueDate, _at("")],
-    Annotated[DueDate, _at("T00:00:00.000000Z")],
-    Annotated[DueDate, _at("T23:59:59.999999Z")],
-    Description,
-)
-
-# How the text of `FIELD` and `FIELD_ne`, `FIELD_gte`, `FIELD_lte` and `FIELD_like` is read.
-FIELDS: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
-    "id": (TaskId, TaskId, TaskId, Description),
-    "user_id": (Description, Description, Description, Description),
-    "title": (Description, _Folded, _Folded, _Folded),
-    "description": (Description, _Folded, _Folded, _Folded),
-    "completed": (_Flag, _Flag, _Flag, None),
-    "completed_at": _Moment,
-    "priority": (Priority, Priority, Priority, _PriorityLike),
-    "due_date": (DueDate, _DueFrom, _DueUntil, Description),
-    "tags": (_OneTag, None, None, Description),
-    "order": (_Number, _Number, _Number, None),
-    "created_at": _Moment,
-    "updated_at": _Moment,
-}
-_MEANING_MORE: Final = ("id", "priority", "order")  # declared below
-SORTABLE: Final = tuple(field for field in FIELDS if field != "tags")
-
-
-def _field_filters() -> dict[str, Any]:
-    """Return the parameters that json-server makes of every field: `title_like`, `order_gte` …"""
-    parameters: dict[str, Any] = {}
-    for field, (exact, least, most, like) in FIELDS.items():
-        for suffix, operator, kind in (
-            ("", "eq", exact),
-            ("_ne", "ne", exact),
-            ("_gte", "gte", least),
-            ("_lte", "lte", most),
-            ("_like", "like", like),
-        ):
-            where = Where(field, operator)
-            if kind is _Folded:
-                where = Where(field + "_folded", operator)
-            elif kind is _PriorityLike:
-                where = Where(field, "in")
-            if kind is not None and field + suffix not in _MEANING_MORE:
-                parameters[field + suffix] = (Annotated[kind, where], None)
-    return parameters
-
-
-_ByField: Any = create_model("_ByField", __config__=ConfigDict(extra="forbid"), **_field_filters())
-
-
 # Taken, but only named in the document: 65 parameters on one call help nobody.
-UNDOCUMENTED: Final = frozenset(_ByField.model_fields) | {"_order", "_end", "_page"}
+UNDOCUMENTED: Final = frozenset(ByField.model_fields) | {"_order", "_end", "_page"}
 
 
 _Q = Where("text", "like")
@@ -294,7 +206,7 @@ _SEARCH: Final[Any] = Field(
 )
 
 
-class TaskFilter(_ByField):
+class TaskFilter(ByField):
     """Which tasks: all that is given must hold. What is not declared is refused: a misspelt filter
     on a bulk delete must not match everything.
     """
@@ -304,25 +216,28 @@ class TaskFilter(_ByField):
         AfterValidator({"all": _ANY, "pending": False, "completed": True}.get),
         Where("completed", "eq"),
     ] = Field("all", description="Whether completed.")
-    q: Annotated[_Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
-    priority: Annotated[
-        list[Priority], _AsList, AfterValidator(_ranks), Where("priority", "in")
-    ] = Field([], description="Repeat it for any of several.")
-    tag: Annotated[list[Tag], _AsList, Where("tags", "eq")] = Field(
+    q: Annotated[Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
+    priority: Annotated[list[Priority], AsList, AfterValidator(ranks), Where("priority", "in")] = (
+        Field([], description="Repeat it for any of several.")
+    )
+    tag: Annotated[list[fields.Tag], AsList, Where("tags", "eq")] = Field(
         [], description="Repeat it for tasks that have all of several."
     )
-    overdue: Annotated[_Flag, Where("overdue", "eq")] = Field(
+    overdue: Annotated[Flag, Where("overdue", "eq")] = Field(
         _NOT_GIVEN, description="Due before now and not completed; a day is over at its end in UTC."
     )
-    due_before: Annotated[_DueFrom, Where("due_date", "lt")] = Field(
+    due_before: Annotated[DueFrom, Where("due_date", "lt")] = Field(
         _NOT_GIVEN, description="Due before this day or instant."
     )
-    due_after: Annotated[_DueUntil, Where("due_date", "gt")] = Field(
+    due_after: Annotated[DueUntil, Where("due_date", "gt")] = Field(
         _NOT_GIVEN, description="Due after this day or instant."
     )
-    id: Annotated[list[TaskId], _AsList, Where("id", "in")] = Field(
+    id: Annotated[list[TaskId], AsList, Where("id", "in")] = Field(
         [], description="Repeat it for several tasks."
     )
+    deleted: Annotated[
+        Flag, AfterValidator(lambda trash: trash or _ANY), Where("deleted", "eq")
+    ] = Field(_NOT_GIVEN, description="`true` for those in the trash, which else are left out.")
 
     @model_validator(mode="before")
     @classmethod
@@ -354,7 +269,7 @@ class BulkFilter(TaskFilter):
     `due_date=` means those without one.
     """
 
-    q: Annotated[_Folded, WithJsonSchema({"type": "string", "minLength": 1}), _Q] = _SEARCH
+    q: Annotated[Folded, WithJsonSchema({"type": "string", "minLength": 1}), _Q] = _SEARCH
 
     @field_validator("*", mode="before")
     @classmethod
@@ -457,7 +372,43 @@ class TaskQuery(TaskFilter):
         return self
 
 
+class Deletion(BaseModel, extra="forbid"):
+    """How a task is deleted."""
+
+    forever: Flag = Field(_NOT_GIVEN, description="Now and for good, also out of the trash.")
+
+
+class Since(BaseModel, extra="forbid"):
+    """Which changes of a user's tasks."""
+
+    since: Annotated[int, Field(ge=0, le=MAX_ID), PLAIN_DECIMAL] = Field(
+        0, description="The position that you have; 0 for all that there is."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), PLAIN_DECIMAL] = Field(
+        MAX_PAGE, description="How many from which on the page ends; never within one change."
+    )
+
+
 # ---- answers
+
+
+class GoneTask(BaseModel):
+    """A task that was deleted for good."""
+
+    model_config = _example(id=8, uid="draft-8", deleted=True, gone=True)
+
+    id: TaskId
+    uid: str
+    deleted: Literal[True]
+    gone: Literal[True]
+
+
+class Changes(BaseModel):
+    """Every task that has changed since, as it is now; oldest change first."""
+
+    changes: list[Task | GoneTask]
+    position: int = Field(ge=1, le=MAX_ID, description="What to send as `since` the next time.")
+    more: bool = Field(description="Whether the next page can be asked for at once.")
 
 
 class Stats(BaseModel):

@@ -20,6 +20,7 @@ from errors import Unavailable
 
 Rows = tuple[list[tuple[Any, ...]], int]
 Parameters = Mapping[str, Any]
+First = tuple[str, Parameters]  # a statement that goes before another, in one transaction; or ""
 
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
@@ -57,14 +58,22 @@ def _code(outcome: object) -> int:
 class _Job:
     """A statement that waits or is under way, until when, and the future of its rows."""
 
-    __slots__ = ("alone", "deadline", "outcome", "owner", "parameters", "rows", "sql")
+    __slots__ = ("alone", "calls", "deadline", "first", "outcome", "owner", "rows", "sql")
 
-    def __init__(self, sql: str, parameters: Parameters, deadline: float) -> None:
+    def __init__(
+        self,
+        sql: str,
+        parameters: Parameters,
+        first: First,
+        each: Sequence[Parameters],
+        seconds: float,
+    ) -> None:
         self.sql = sql
-        self.parameters = parameters
+        self.calls = each or [parameters]
+        self.first = first
         self.owner = parameters.get("owner")
-        self.alone = deadline > DEADLINE  # what may be slow shares no transaction
-        self.deadline = monotonic() + deadline
+        self.alone = seconds > DEADLINE  # what may be slow shares no transaction
+        self.deadline = monotonic() + seconds
         self.outcome: Rows | Exception = ([], 0)
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
@@ -138,10 +147,14 @@ def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
 def _run(connection: sqlite3.Connection, job: _Job) -> None:
     try:
         if not job.rows.done():  # else whoever asked is gone
-            cursor = connection.execute(job.sql, job.parameters)
-            job.outcome = cursor.fetchall(), cursor.rowcount
+            if job.first[0]:
+                connection.execute(*job.first)
+            rows = [row for call in job.calls for row in connection.execute(job.sql, call)]
+            # A cursor does not count what a statement WITH steps has touched.
+            job.outcome = rows, len(rows) or connection.execute("SELECT changes()").fetchone()[0]
     except Exception as error:
-        if not connection.in_transaction:  # all is rolled back: interrupted, or a full disk
+        # All is rolled back: interrupted, or a full disk.
+        if job.alone or not connection.in_transaction:
             job.alone |= _code(error) == sqlite3.SQLITE_INTERRUPT
             raise
         job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
@@ -172,11 +185,22 @@ class Pool:
         self._ticker = self._loop.create_task(self._tick())
 
     async def run(
-        self, sql: str, parameters: Parameters, *, repeatable: bool, deadline: float = DEADLINE
+        self,
+        sql: str,
+        parameters: Parameters,
+        *,
+        repeatable: bool,
+        deadline: float = DEADLINE,
+        first: First = ("", {}),
+        each: Sequence[Parameters] = (),
     ) -> Rows:
-        """Run one statement and return what came back, at most `deadline` seconds from now."""
-        job = _Job(sql, parameters, deadline)
-        queue = self._reads if sql.startswith("SELECT") else self._writes
+        """Run one statement and return what came back, at most `deadline` seconds from now.
+
+        With `first`, after that. With `each`, once for each of these, all or none.
+        """
+        job = _Job(sql, parameters, first, each, deadline)
+        reads = sql.startswith(("SELECT", "WITH")) and not first[0]
+        queue = self._reads if reads else self._writes
         with self._lock:
             queue.add(job)
             queue.ready.notify()
@@ -198,7 +222,7 @@ class Pool:
         while jobs := self._next(worker):
             try:
                 connection = worker.connection = worker.connection or connect(self._path)
-                if len(jobs) > 1:
+                if worker.queue is self._writes:
                     _transaction(connection, jobs)
                 else:
                     _run(connection, jobs[0])

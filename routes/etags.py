@@ -2,39 +2,88 @@
 
 import re
 from hashlib import sha256
+from typing import Annotated
+
+from fastapi import Header
+from pydantic import WithJsonSchema
 
 from errors import InvalidInput, field_error
-from queries import Versions
+from queries import Positions, Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
-_NEVER = (0,)  # versions count from 1
+_VERSION, _POSITION = "[0-9]{1,16}", "([0-9]{1,16})-[0-9a-f]{32}"
+_NEVER = (-1,)  # no version and no position is that
+
+_ENTITY_TAG = '(W/)?"[!#-~]*"'
+# One plain string: with alternatives some generators leave the whole call out.
+_ENTITY_TAGS = WithJsonSchema(
+    {
+        "type": "string",
+        "format": "entity-tags",
+        "pattern": f"^([*]|{_ENTITY_TAG}( *, *{_ENTITY_TAG})*)$",
+    }
+)
+_IF_MATCH = Header(
+    alias="If-Match", description="The `ETag` that you know; 412 if it has changed since."
+)
+IfMatch = Annotated[str | None, _ENTITY_TAGS, _IF_MATCH]
+IfNoneMatch = Annotated[
+    str | None,
+    _ENTITY_TAGS,
+    Header(alias="If-None-Match", description="The `ETag` of what you have; 304 if still good."),
+]
+UnlessAny = Annotated[
+    str | None,
+    WithJsonSchema({"type": "string", "pattern": "^[*]$"}),
+    Header(alias="If-None-Match", description="`*`: only if there is no such task, so 412."),
+]
 
 
-def task_etag(task_id: int, version: int) -> str:
+def task_etag(version: int) -> str:
     """Return the strong tag of one version of a task."""
-    return f'"{task_id}-{version}"'
+    return f'"{version}"'
 
 
-def body_etag(body: bytes, total: str = "") -> str:
+def body_etag(body: bytes) -> str:
     """Return the strong tag of an answer by what is in it."""
-    return f'"{sha256(body + total.encode()).hexdigest()[:32]}"'
+    return f'"{_digest(body)}"'
 
 
-def allowed_versions(if_match: str | None, task_id: int) -> Versions:
-    """Return the versions that `If-Match` allows the task to have, or None where it allows any.
+def list_etag(position: int, *content: str | bytes) -> str:
+    """Return the strong tag of an answer that follows from the user's position and `content`."""
+    return f'"{position}-{_digest(*content)}"'
+
+
+def _digest(*content: str | bytes) -> str:
+    parts = (part.encode() if isinstance(part, str) else part for part in content)
+    return sha256(b"\n".join(parts)).hexdigest()[:32]
+
+
+async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Versions:
+    """Return the versions that a write may meet (If-Match, If-None-Match), None for any."""
+    if if_none_match is not None:
+        if if_none_match.strip() != "*":
+            raise InvalidInput([field_error("header", "If-None-Match", "must be * on a change")])
+        return _NEVER
+    return _allowed(if_match, _VERSION)
+
+
+async def allowed_positions(if_match: IfMatch = None) -> Positions:
+    """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
+    return _allowed(if_match, _POSITION)
+
+
+def _allowed(if_match: str | None, tag: str) -> tuple[int, ...] | None:
+    """Return what `If-Match` allows, or None where it allows any.
 
     The comparison is strong: a weak tag never matches. Raises `InvalidInput` when it is no list of
     tags.
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    matches = [
-        re.fullmatch(rf"{task_id}-([1-9][0-9]{{0,8}})", tag)
-        for weak, tag in _tags("If-Match", if_match)
-        if not weak
-    ]
-    return tuple(int(match[1]) for match in matches if match) or _NEVER
+    matches = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]
+    return tuple(int(match[match.lastindex or 0]) for match in matches if match) or _NEVER
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:
@@ -49,6 +98,6 @@ def not_modified(if_none_match: str | None, etag: str) -> bool:
 def _tags(header: str, value: str) -> list[tuple[str, str]]:
     if not _LIST.fullmatch(value):
         raise InvalidInput(
-            [field_error("header", header, 'must be * or a list of entity tags like "7-1"')]
+            [field_error("header", header, 'must be * or a list of entity tags like "7"')]
         )
     return _TAG.findall(value)  # not split at commas: a tag may hold one

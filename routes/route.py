@@ -21,16 +21,16 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
 from errors import ApiError, InvalidInput, from_pydantic
-from fields import NO_USER
+from fields import NO_USER, WORDS
 
 MAX_BODY = 256 * 1024  # bytes
 _SOON = 0.2  # seconds after which it is worth looking whether the client still waits
 
 
 class _IdText(StringConvertor):
-    """Any text but `stats`: the other methods of that path are 405, not about a strange id."""
+    """Any text but `stats` and `changes`: their other methods are 405, not about a strange id."""
 
-    regex = "(?!stats(?:/|$))[^/]+"
+    regex = f"(?!(?:{WORDS})(?:/|$))[^/]+"
 
 
 class _UserText(StringConvertor):

@@ -1,7 +1,7 @@
 """The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
@@ -10,18 +10,30 @@ from pydantic_core import to_json
 
 import queries
 from auth import Owner
-from database import Database
-from errors import ApiError, InvalidInput, field_error
-from fields import IdempotencyKey, TaskId
+from database import HEAD, Database
+from errors import ApiError, Conflict, InvalidInput, field_error
+from fields import IdempotencyKey, TaskRef
+from models import ROW
 from openapi import headers, operation_id, refusals
-from queries import Versions
-from routes.etags import allowed_versions, body_etag, not_modified, task_etag
+from queries import Positions, Versions
+from routes.answers import answer, json_answer, task_answer, task_fields, unchanged
+from routes.changes import add_changes, position_of
+from routes.etags import (
+    IfNoneMatch,
+    allowed_positions,
+    allowed_versions,
+    body_etag,
+    list_etag,
+    not_modified,
+)
 from routes.route import TaskRoute
 from schemas import (
     PAGING,
     BulkFilter,
     Completion,
     Deleted,
+    Deletion,
+    NewTasks,
     Stats,
     Task,
     TaskCreate,
@@ -31,37 +43,20 @@ from schemas import (
     Updated,
 )
 
-_VERSION = len(queries.ROW) - 1
-_FIELDS = tuple(column.name for column in queries.ROW[:_VERSION])
-# An answer may be kept, and asked about by its ETag.
-_PRIVATE = {"Cache-Control": "private, no-cache"}
-
-_TAG = '(W/)?"[!#-~]*"'
-# One plain string: with alternatives some generators leave the whole call out.
-_ENTITY_TAGS = WithJsonSchema(
-    {"type": "string", "format": "entity-tags", "pattern": f"^([*]|{_TAG}( *, *{_TAG})*)$"}
-)
-Id = Annotated[TaskId, Path(alias="id", description="The task.")]
-IfMatch = Annotated[
-    str | None,
-    _ENTITY_TAGS,
-    Header(alias="If-Match", description="The `ETag` you know; 412 if the task has changed since."),
-]
-IfNoneMatch = Annotated[
-    str | None,
-    _ENTITY_TAGS,
-    Header(alias="If-None-Match", description="The `ETag` of what you have; 304 if still good."),
-]
+Ref = Annotated[TaskRef, Path(alias="id", description="The task: its `id` or its `uid`.")]
 Wanted = Annotated[TaskQuery, Query()]
 Matching = Annotated[BulkFilter, Query()]
 Counted = Annotated[TaskFilter, Query()]
+How = Annotated[Deletion, Query()]
+Allowed = Annotated[Versions, Depends(allowed_versions)]
+Known = Annotated[Positions, Depends(allowed_positions)]
 Key = Annotated[
     IdempotencyKey | None,
     WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
     Header(
         alias="Idempotency-Key",
         description="Makes the call safe to repeat: with the same key and body it answers the task "
-        "that it made before, as that is now. Deleting the task frees its key.",
+        "that it made before, as that is now. When the task is gone for good its key is free.",
     ),
 ]
 
@@ -71,6 +66,7 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
 CHANGED = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
+_BUSY_KEY: Final = "was used before with another body"
 
 
 def build_router(
@@ -99,45 +95,91 @@ def build_router(
         request: Request, whose: Whose, wanted: Wanted, if_none_match: IfNoneMatch = None
     ) -> Response:
         """Filters narrow the list; all of them must hold."""
+        query = request.scope["query_string"]
+        content = (whose.url, query, HEAD)
+        timeless = all(condition.column != "overdue" for condition in wanted.conditions)
+        if if_none_match is not None and timeless:
+            etag = list_etag(await position_of(database, whose), *content)
+            if not_modified(if_none_match, etag):
+                return unchanged(etag)
         rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
-        total = rows[0][-1] if rows else 0
-        body = to_json([_fields(row, whose) for row in rows if row[0] is not None])
-        links = _links(whose.url, request.scope["query_string"], wanted, total)
-        found = {"X-Total-Count": str(total), **links}
-        return _answer(body, found, body_etag(body, str(total)), if_none_match)
+        total, position = rows[0][-2:]
+        body = to_json([task_fields(row, whose) for row in rows if row[0] is not None])
+        found = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, total)}
+        etag = list_etag(position, *(content if timeless else (body, str(total))))
+        return answer(body, found, etag, if_none_match)
 
     @router.post(
         "",
         status_code=201,
-        response_model=Task,
-        response_description="The new task.",
-        responses={201: headers("ETag", "Location", "Idempotency-Replayed"), **BAD_BODY},
+        response_model=Task | list[Task],
+        response_description="The new task, or of an array all of them.",
+        responses={
+            201: headers("ETag", "Location", "Idempotency-Replayed"),
+            **BAD_BODY,
+            **refusals(409),
+        },
     )
-    async def create_task(whose: Whose, new: TaskCreate, idempotency_key: Key = None) -> Response:
-        """Only the title is required."""
-        rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
+    async def create_task(whose: Whose, new: NewTasks, idempotency_key: Key = None) -> Response:
+        """Only the title is required. Of an array all tasks are made, or none."""
+        if isinstance(new, list):
+            return await _create_all(whose, new, idempotency_key)
+        try:
+            rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
+        except Conflict:  # the key has made a task with another uid
+            raise InvalidInput([field_error("header", "Idempotency-Key", _BUSY_KEY)]) from None
         row, replayed = rows[0], {}
-        if idempotency_key and row[-2]:
+        if len(row) > len(ROW) and row[-2]:
             replayed = {"Idempotency-Replayed": "true"}
             if row[-1] != queries.fingerprint(new):
-                raise InvalidInput(
-                    [field_error("header", "Idempotency-Key", "was used before with another body")]
-                )
-        return _task(
-            row, whose, status=201, headers={"Location": f"{whose.url}/{row[0]}", **replayed}
-        )
+                if new.uid is not None:
+                    raise _taken("uid")
+                raise InvalidInput([field_error("header", "Idempotency-Key", _BUSY_KEY)])
+        headers = {"Location": f"{whose.url}/{row[0]}", **replayed}
+        return task_answer(row, whose, status=201, headers=headers)
 
-    @router.patch("", response_model=Updated, responses=BAD_BODY)
-    async def update_matching_tasks(whose: Whose, wanted: Matching, change: TaskUpdate) -> Response:
+    async def _create_all(whose: Owner, new: list[TaskCreate], key: str | None) -> Response:
+        if key is not None:
+            detail = "is for one task; what makes an array safe to repeat is a uid in each"
+            raise InvalidInput([field_error("header", "Idempotency-Key", detail)])
+        chosen = [one.uid for one in new if one.uid is not None]
+        if len(set(chosen)) < len(chosen):
+            raise InvalidInput([field_error("body", "uid", "must not repeat in an array")])
+        try:
+            rows, _ = await database.run(queries.create_tasks(whose.user_id, new))
+        except Conflict:
+            raise _taken("uid") from None
+        return json_answer([task_fields(row, whose) for row in rows], 201)
+
+    @router.patch("", response_model=Updated, responses={**BAD_BODY, **refusals(412)})
+    async def update_matching_tasks(
+        whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
+    ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        _, count = await database.run(queries.update_tasks(whose.user_id, wanted, change))
-        return _json({"updated": count})
+        query = queries.update_tasks(whose.user_id, wanted, change, known)
+        return json_answer({"updated": await _count(query, whose, known)})
 
-    @router.delete("", response_model=Deleted)
-    async def delete_matching_tasks(whose: Whose, wanted: Matching) -> Response:
-        """Deletes every task that the filters match, at once; without a filter, all."""
-        _, count = await database.run(queries.delete_tasks(whose.user_id, wanted))
-        return _json({"deleted": count})
+    @router.delete("", response_model=Deleted, responses=refusals(412))
+    async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
+        """Puts every task that the filters match into the trash, at once; without a filter, all.
+
+        With `deleted=true` it empties the trash.
+        """
+        query = queries.delete_tasks(whose.user_id, wanted, known)
+        return json_answer({"deleted": await _count(query, whose, known)})
+
+    async def _count(query: queries.Query, whose: Owner, known: Positions) -> int:
+        """Return how many a bulk call touched, or raise 412 if the user has another position."""
+        try:
+            rows, touched = await database.run(query)
+        except Conflict:
+            raise ApiError(412, "The list has changed since; read it again.") from None
+        # Whose position is not there yet has no tasks, and nothing that could be compared.
+        if known and not touched and 1 not in known and await position_of(database, whose) == 1:
+            raise ApiError(412, "The list has changed since; read it again.")
+        return int(rows[0][0]) if len(rows) == 1 else touched
+
+    add_changes(router, database, owner)
 
     @router.get("/stats", response_model=Stats, responses={200: headers("ETag"), **NOT_MODIFIED})
     async def get_task_stats(
@@ -146,101 +188,75 @@ def build_router(
         """Counts the tasks that the filters match."""
         rows, _ = await database.run(queries.count_tasks(whose.user_id, wanted))
         body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
-        return _answer(body, {}, body_etag(body), if_none_match)
+        return answer(body, {}, body_etag(body), if_none_match)
 
     @router.get(
         "/{id:id}",
         response_model=Task,
         responses={200: headers("ETag"), **NOT_MODIFIED, **refusals(404)},
     )
-    async def get_task(whose: Whose, task_id: Id, if_none_match: IfNoneMatch = None) -> Response:
-        """The task as it is now."""
-        row = await _one(queries.read_task(whose.user_id, task_id), whose, task_id)
-        return _task(row, whose, if_none_match=if_none_match)
+    async def get_task(whose: Whose, ref: Ref, if_none_match: IfNoneMatch = None) -> Response:
+        """The task as it is now; what is in the trash is not found here."""
+        row = await _one(queries.read_task(whose.user_id, ref), whose, ref)
+        return task_answer(row, whose, if_none_match=if_none_match)
 
     @router.put("/{id:id}", response_model=Task, responses=CHANGED, name="put_task")
     @router.patch("/{id:id}", response_model=Task, responses=CHANGED)
     async def update_task(
-        whose: Whose, task_id: Id, change: TaskUpdate, if_match: IfMatch = None
+        whose: Whose, ref: Ref, change: TaskUpdate, versions: Allowed
     ) -> Response:
         """Changes the fields that are sent; PUT and PATCH do the same.
 
-        Read-only fields may be sent along and are ignored.
+        Read-only fields may be sent along and are ignored. `deleted: false` brings a task back out
+        of the trash.
         """
-        versions = allowed_versions(if_match, task_id)
-        query = queries.update_task(whose.user_id, task_id, change, versions)
-        return _task(await _one(query, whose, task_id, versions), whose)
+        query = queries.update_task(whose.user_id, ref, change, versions)
+        return task_answer(await _one(query, whose, ref, versions), whose)
 
     @router.patch("/{id:id}/complete", response_model=Task, responses=CHANGED)
     async def complete_task(
         whose: Whose,
-        task_id: Id,
+        ref: Ref,
+        versions: Allowed,
         body: Annotated[Completion | None, Body()] = None,
-        if_match: IfMatch = None,
     ) -> Response:
         """Toggles; with a body, sets what that says, which is safe to repeat."""
-        versions = allowed_versions(if_match, task_id)
         if body is None:
-            query = queries.toggle_task(whose.user_id, task_id, versions)
+            query = queries.toggle_task(whose.user_id, ref, versions)
         else:
             change = TaskUpdate(completed=body.completed)
-            query = queries.update_task(whose.user_id, task_id, change, versions)
-        return _task(await _one(query, whose, task_id, versions), whose)
+            query = queries.update_task(whose.user_id, ref, change, versions)
+        return task_answer(await _one(query, whose, ref, versions), whose)
 
     @router.delete(
         "/{id:id}",
         response_model=Task,
-        response_description="The task as it last was.",
+        response_description="The task as it is now, or as it last was.",
         responses=refusals(404, 412),
     )
-    async def delete_task(whose: Whose, task_id: Id, if_match: IfMatch = None) -> Response:
-        """To undo, create it again from the answer."""
-        versions = allowed_versions(if_match, task_id)
-        query = queries.delete_task(whose.user_id, task_id, versions)
-        row = await _one(query, whose, task_id, versions)
-        return _json(_fields(row, whose))
+    async def delete_task(whose: Whose, ref: Ref, how: How, versions: Allowed) -> Response:
+        """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
+        query = queries.delete_task(whose.user_id, ref, versions, forever=bool(how.forever))
+        row = await _one(query, whose, ref, versions)
+        return json_answer(task_fields(row, whose))
 
     async def _one(
-        query: queries.Query, whose: Owner, task_id: int, versions: Versions = None
+        query: queries.Query, whose: Owner, ref: int | str, versions: Versions = None
     ) -> tuple[Any, ...]:
         """Return the one row; without it only a conditional request asks again: 404 or 412?"""
         rows, _ = await database.run(query)
         if rows:
             return rows[0]
-        if versions and (await database.run(queries.read_task(whose.user_id, task_id))).rows:
-            raise ApiError(412, f"Task {task_id} has changed since; read it again.")
-        raise ApiError(404, f"There is no task {task_id}.")
+        if versions and (await database.run(queries.read_task(whose.user_id, ref))).rows:
+            raise ApiError(412, f"Task {ref} has changed since; read it again.")
+        raise ApiError(404, f"There is no task {ref}.")
 
     return router
 
 
-def _fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
-    return dict(zip(_FIELDS, row, strict=False), url=f"{whose.url}/{row[0]}")
-
-
-def _task(
-    row: tuple[Any, ...],
-    whose: Owner,
-    *,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-    if_none_match: str | None = None,
-) -> Response:
-    etag = task_etag(row[0], row[_VERSION])
-    return _answer(to_json(_fields(row, whose)), headers or {}, etag, if_none_match, status)
-
-
-def _answer(
-    body: bytes, headers: dict[str, str], etag: str, if_none_match: str | None, status: int = 200
-) -> Response:
-    headers = {**headers, **_PRIVATE, "ETag": etag}
-    if if_none_match is not None and not_modified(if_none_match, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(body, status, headers, "application/json")
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return Response(to_json(content), media_type="application/json")
+def _taken(field: str) -> ApiError:
+    taken = field_error("body", field, "is that of another task")
+    return ApiError(409, f"{field}: is that of another task", errors=[taken])
 
 
 def _links(url: str, query: bytes, wanted: TaskQuery, total: int) -> dict[str, str]:

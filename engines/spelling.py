@@ -1,0 +1,77 @@
+"""What the two databases spell differently, as SQL functions that compile for either."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Integer, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Boolean, TypeEngine
+
+
+def _spelt(
+    kind: TypeEngine[Any], *, postgresql: str, sqlite: str
+) -> Callable[..., ColumnElement[Any]]:
+    """Return a SQL function that each database spells its own way; `{0}` is its first argument."""
+
+    class Spelt(FunctionElement[Any]):
+        type = kind
+        inherit_cache = True
+
+    def spell(template: str) -> Any:
+        def compile_(function: Any, compiler: Any, **options: Any) -> str:
+            return template.format(
+                *(compiler.process(part, **options) for part in function.clauses)
+            )
+
+        return compile_
+
+    compiles(Spelt, "postgresql")(spell(postgresql))
+    compiles(Spelt, "sqlite")(spell(sqlite))
+    return Spelt
+
+
+# Whether the first text holds the second; nothing in it is a wildcard.
+contains: Final = _spelt(Boolean(), postgresql="strpos({0}, {1}) > 0", sqlite="instr({0}, {1}) > 0")
+# Whether a number is in a list; the list is one parameter, however long it is.
+one_of: Final = _spelt(
+    Boolean(),
+    postgresql="{0} = ANY ({1})",
+    sqlite="{0} IN (SELECT value FROM json_each({1}))",
+)
+# Whether the first tags hold all of the second.
+has_tags: Final = _spelt(
+    Boolean(),
+    postgresql="{0} @> {1}",
+    sqlite="NOT EXISTS (SELECT value FROM json_each({1}) EXCEPT SELECT value FROM json_each({0}))",
+)
+# Tags as text, one a line.
+tag_lines: Final = _spelt(
+    Text(),
+    postgresql="array_to_string({0}, chr(10))",
+    sqlite="(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({0}))",
+)
+# A timestamp as the text that a client sees.
+timestamp_text: Final = _spelt(
+    Text(),
+    postgresql="to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    sqlite="replace({0}, ' ', 'T') || 'Z'",
+)
+# 1 where the condition holds; else the statement fails and has done nothing: division by zero
+# there, on SQLite a NULL in a column that takes none.
+or_nothing: Final = _spelt(Integer(), postgresql="(1 / ({0})::int)", sqlite="nullif({0}, 0)")
+# A number that has not been there and does not come again, below 2^53.
+random_number: Final = _spelt(
+    BigInteger(),
+    postgresql="(random() * 9007199254740991)::bigint",
+    sqlite="abs(random() % 9007199254740991)",
+)
+# A UUID of version 4 (RFC 9562 section 5.4), as text.
+new_uuid: Final = _spelt(
+    Text(),
+    postgresql="(gen_random_uuid())::text",
+    sqlite="lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || "
+    "substr(hex(randomblob(2)), 2) || '-8' || substr(hex(randomblob(2)), 2) || '-' || "
+    "hex(randomblob(6)))",
+)

@@ -1,0 +1,176 @@
+"""The statements of `queries.py` that serve many callers at once (PostgreSQL).
+
+`calls` is a JSON array of the parameters of each, numbered by `n`; every row that comes back begins
+with the number of the call that it answers. The owner stands in every join.
+"""
+
+from typing import Any, Final
+
+import sqlalchemy
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ClauseElement,
+    ColumnElement,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    not_,
+    select,
+    true,
+    update,
+)
+
+# Its ON CONFLICT compiles for SQLite as well.
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import Boolean
+
+from engines.spelling import or_nothing, random_number
+from filters import LIVE, order_by
+from models import FEED, ROW, TASK
+from schemas import MAX_PAGE, TaskCreate
+
+task, feed = TASK.c, FEED.c
+
+# ---- what a create stores
+
+NEW: Final = tuple(name for name in TaskCreate.model_fields if name not in ("uid", "deleted"))
+# Of each column that a create sets, the parameter.
+MADE_OF: Final = {
+    "user_id": "owner",
+    "title_folded": "title_folded",
+    "description_folded": "description_folded",
+    "completed_at": "completed_at",
+    "deleted_at": "deleted_at",
+    "created_at": "now",
+    "updated_at": "now",
+    **{name: "new_" + name for name in NEW},
+}
+FRESH: Final[dict[str, Any]] = {
+    "version": random_number(),
+    "idempotency_replays": literal(0),
+    "repeat_from": literal("due"),
+}
+ONCE: Final = {"uid": "new_uid", "idempotency_fingerprint": "fingerprint"}
+# All or none: a uid that has another body's task stops the statement.
+_same = task.idempotency_fingerprint == insert(TASK).excluded.idempotency_fingerprint
+UNLESS_OTHER: Final[dict[str, Any]] = {
+    "index_elements": [task.user_id, task.uid],
+    "set_": {"idempotency_replays": task.idempotency_replays + or_nothing(_same)},
+}
+
+# ---- the statements
+
+
+def _calls(**types: Any) -> Any:
+    columns = (sqlalchemy.column(name, kind) for name, kind in {"n": Integer(), **types}.items())
+    records = func.json_to_recordset(sqlalchemy.cast(bindparam("calls", type_=Text()), JSON))
+    return records.table_valued(*columns).render_derived(name="call", with_types=True)
+
+
+_one_call = _calls(
+    owner=Text(), task_id=BigInteger(), now=task.updated_at.type, new_completed=Boolean()
+)
+_call_this = and_(task.user_id == _one_call.c.owner, task.id == _one_call.c.task_id, LIVE)
+READ = select(_one_call.c.n, *ROW).select_from(_one_call.join(TASK, _call_this))
+
+_called = and_(task.user_id == _one_call.c.owner, LIVE)
+_page = select(*ROW).where(_called).order_by(*order_by((), task)).limit(MAX_PAGE).lateral()
+_total = select(func.count()).where(_called).scalar_subquery()
+_at = select(feed.position).where(feed.user_id == _one_call.c.owner).scalar_subquery()
+LIST = (
+    select(
+        _one_call.c.n,
+        *(_page.c[column.name] for column in ROW),
+        _total.label("total"),
+        func.coalesce(_at, 1).label("position"),
+    )
+    .select_from(_one_call.outerjoin(_page, true()))
+    .order_by(_one_call.c.n, *order_by((), _page.c))
+)
+
+# Raised in the order of their users, so that two of these never wait for each other.
+_held = (
+    select(feed.user_id)
+    .where(feed.user_id.in_(select(_one_call.c.owner)))
+    .order_by(feed.user_id)
+    .with_for_update()
+    .cte("held")
+)
+_all_moved = (
+    update(FEED)
+    .where(feed.user_id == _held.c.user_id)
+    .values(position=feed.position + 1)
+    .returning(feed.user_id, feed.position)
+    .cte("moved")
+)
+
+
+def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
+    return (
+        update(TASK)
+        .where(_call_this, task.user_id == _all_moved.c.user_id)
+        .values(
+            completed=completed,
+            completed_at=case((completed, since)),
+            updated_at=_one_call.c.now,
+            version=random_number(),
+            position=_all_moved.c.position,
+        )
+        .returning(_one_call.c.n, *ROW)
+    )
+
+
+TOGGLE = _complete(not_(task.completed), _one_call.c.now)
+COMPLETE = _complete(_one_call.c.new_completed, func.coalesce(task.completed_at, _one_call.c.now))
+
+
+def _created(*more: str) -> Any:
+    """Return the step that makes the tasks of all calls, and their numbers beside their ids."""
+    made_of = MADE_OF | {column: name for column, name in ONCE.items() if column in more}
+    call = _calls(**{name: task[column].type for column, name in made_of.items()})
+    owners = select(call.c.owner).distinct().order_by(call.c.owner).subquery()
+    made = insert(FEED).from_select(
+        ["user_id", "position", "forgotten"], select(owners.c.owner, literal(2), literal(0))
+    )
+    moved = (
+        made.on_conflict_do_update(
+            index_elements=[feed.user_id], set_={"position": feed.position + 1}
+        )
+        .returning(feed.user_id, feed.position)
+        .cte("moved")
+    )
+    # Ids are given out before the insert: the order of RETURNING means nothing.
+    new = (
+        select(
+            call.c.n,
+            func.nextval("task_id_seq").label("id"),
+            moved.c.position,
+            *(value.label(name) for name, value in FRESH.items()),
+            *(call.c[name].label(column) for column, name in made_of.items()),
+        )
+        .select_from(call.join(moved, moved.c.user_id == call.c.owner))
+        .cte("new")
+    )
+    stored = [column for column in new.c if column.name != "n"]
+    inserted = insert(TASK).from_select(
+        [column.name for column in stored], select(*stored), include_defaults=False
+    )
+    return new, inserted
+
+
+_new, _inserted = _created()
+_made = _inserted.returning(*ROW).cte("made")
+CREATE = select(_new.c.n, *_made.c).select_from(_new.join(_made, _new.c.id == _made.c.id))
+
+_new, _inserted = _created(*ONCE)
+_made = _inserted.on_conflict_do_update(**UNLESS_OTHER).returning(*ROW).cte("made")
+CREATE_ALL = (
+    select(*(_made.c[column.name] for column in ROW))
+    .select_from(_new.join(_made, _new.c.uid == _made.c.uid))
+    .order_by(_new.c.n)
+)

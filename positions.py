@@ -1,0 +1,61 @@
+"""Positions: every write raises its user's by one before it touches a task (see `models.Feed`).
+
+On PostgreSQL that is the first step, `moved`, of the write's own statement. SQLite has no steps
+that write: there it is a statement of its own, just before in the same transaction.
+"""
+
+from typing import Any
+
+from sqlalchemy import Text, Update, bindparam, select
+
+# Its ON CONFLICT compiles for SQLite as well.
+from sqlalchemy.dialects.postgresql import Insert
+from sqlalchemy.ext.compiler import compiles
+
+from engines.spelling import one_of, or_nothing
+from models import FEED, NumberList
+
+feed = FEED.c
+OWNER = bindparam("owner", type_=Text())
+
+
+class _Raise(Update):
+    """Raises a position as a step of another statement."""
+
+    inherit_cache = True
+
+
+class _RaiseOrMake(Insert):
+    """The same; the user's first change makes the position."""
+
+    inherit_cache = True
+
+
+@compiles(_Raise, "sqlite")
+@compiles(_RaiseOrMake, "sqlite")
+def _raised(_: Any, compiler: Any, **options: Any) -> str:
+    """SQLite has no steps that write: it has raised the position just before, and reads it."""
+    position = select(feed.user_id, feed.position).where(feed.user_id == OWNER)
+    return str(compiler.process(position, **options))
+
+
+def _raising(kind: type[Update], by: Any = 1) -> Any:
+    return kind(FEED).where(feed.user_id == OWNER).values(position=feed.position + by)
+
+
+def _raising_or_making(kind: type[Insert]) -> Any:
+    made = kind(FEED).values(user_id=OWNER, position=2, forgotten=0)
+    raised = {"position": feed.position + 1}
+    return made.on_conflict_do_update(index_elements=[feed.user_id], set_=raised)
+
+
+def _step(raising: Any) -> Any:
+    return raising.returning(feed.user_id, feed.position).cte("moved")
+
+
+# Only from a position that the caller knows, else nothing is done at all.
+_by_known = or_nothing(one_of(feed.position, bindparam("positions", type_=NumberList)))
+RAISE, RAISE_KNOWN = _raising(Update), _raising(Update, _by_known)
+RAISE_OR_MAKE = _raising_or_making(Insert)
+MOVED, MOVED_KNOWN = _step(_raising(_Raise)), _step(_raising(_Raise, _by_known))
+MOVED_OR_MADE = _step(_raising_or_making(_RaiseOrMake))

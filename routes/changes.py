@@ -1,0 +1,74 @@
+"""What has changed since a position, as pages (contract section 9)."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic_core import to_json
+
+import queries
+from auth import Owner
+from database import HEAD, Database
+from errors import ApiError
+from models import ROW
+from openapi import headers, refusals
+from routes.answers import answer, task_fields, unchanged
+from routes.etags import IfNoneMatch, list_etag, not_modified
+from schemas import Changes, Since
+
+Known = Annotated[Since, Query()]
+_WIDTH: Final = len(ROW)
+_DELETED: Final = [column.name for column in ROW].index("deleted")
+
+
+async def changes_since(database: Database, whose: Owner, known: Since) -> dict[str, Any]:
+    """Return one page of a user's changes (`schemas.Changes`), or raise 410."""
+    rows, _ = await database.run(queries.read_changes(whose.user_id, known))
+    position, forgotten, latest, end = rows[0][_WIDTH:] if rows else (1, 0, None, None)
+    if known.since > position or 0 < known.since < forgotten:
+        raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")
+    more = end is not None and end < latest
+    return {
+        "changes": [_change(row, whose) for row in rows if row[0] is not None],
+        "position": end if more else position,
+        "more": more,
+    }
+
+
+def _change(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
+    if row[_DELETED] is None:
+        return {"id": row[0], "uid": row[1], "deleted": True, "gone": True}
+    return task_fields(row, whose)
+
+
+def add_changes(router: APIRouter, database: Database, owner: Callable[..., Any]) -> None:
+    """Give the router of a mount the route of changes."""
+
+    @router.get(
+        "/changes",
+        response_model=Changes,
+        responses={200: headers("ETag"), **refusals(304, 410)},
+    )
+    async def get_changes(
+        request: Request,
+        whose: Annotated[Owner, Depends(owner)],
+        known: Known,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        """Every task that has changed since a position, as it is now, oldest change first.
+
+        The next call sends `since=` the `position` of the answer.
+        """
+        content = (whose.url, request.scope["query_string"], HEAD)
+        if if_none_match is not None:
+            etag = list_etag(await position_of(database, whose), *content)
+            if not_modified(if_none_match, etag):
+                return unchanged(etag)
+        page = await changes_since(database, whose, known)
+        return answer(to_json(page), {}, list_etag(page["position"], *content), None)
+
+
+async def position_of(database: Database, whose: Owner) -> int:
+    """Return the user's position."""
+    rows, _ = await database.run(queries.read_position(whose.user_id))
+    return rows[0][0] if rows else 1
