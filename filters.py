@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, 
 from sqlalchemy.types import Boolean
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from engines.spelling import contains, has_tags, one_of, tag_lines, timestamp_text
+from engines.spelling import contains, has_tags, is_set, one_of, tag_lines, timestamp_text
 from fields import (
     DAY,
     DUE_BOUND,
@@ -203,10 +203,10 @@ def _clause(name: str, field: str, operator: str) -> ColumnElement[bool]:
             *(_clause(name, f"{part}_folded", operator) for part in ("title", "description"))
         )
     if field == "tags" and operator != "like":
-        holds: Any = has_tags(task.tags, bindparam(name, type_=TextList))
-        return cast(ColumnElement[bool], holds if operator == "eq" else ~holds)
+        holds = has_tags(task.tags, bindparam(name, type_=TextList))
+        return holds if operator == "eq" else not_(holds)
     if field == "deleted":
-        return not_(LIVE)
+        return is_set(task.deleted_at)
     column: Any = overdue() if field == "overdue" else task[field]
     if operator == "like":
         return contains(_as_text(column), bindparam(name, type_=Text()))

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import Double, TypeDecorator
 from sqlmodel import Field, SQLModel, desc
 
-from engines.spelling import new_uuid
+from engines.spelling import is_set, new_uuid
 
 Priority = Literal["none", "low", "medium", "high", "urgent"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -124,7 +124,7 @@ Index(
 ROW: Final = (
     *(TASK.c[name] for name in ("id", "uid", "user_id", "title", "description", "completed")),
     *(TASK.c[name] for name in ("completed_at", "priority", "due_date", "tags", "order")),
-    TASK.c.deleted_at.is_not(None).label("deleted"),
+    is_set(TASK.c.deleted_at).label("deleted"),
     *(TASK.c[name] for name in ("created_at", "updated_at", "version")),
 )
 

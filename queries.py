@@ -239,7 +239,7 @@ def _toggle(one: _Target) -> ClauseElement:
 
 @lru_cache
 def _trash(one: _Target) -> ClauseElement:
-    return _changed(one, {"deleted_at": _now} | _touched)
+    return _changed(one, {"deleted_at": _now, "idempotency_key": null()} | _touched)
 
 
 def _changed(one: _Target, values: dict[str, Any]) -> ClauseElement:
@@ -287,7 +287,9 @@ def _changes(fields: tuple[str, ...]) -> dict[str, Any]:
         changes["completed_at"] = case((bindparam("new_completed", type_=Boolean()), since))
     if changes.pop("deleted", None) is not None:
         since = func.coalesce(task.deleted_at, _now)
-        changes["deleted_at"] = case((bindparam("new_deleted", type_=Boolean()), since))
+        trashed = bindparam("new_deleted", type_=Boolean())
+        changes["deleted_at"] = case((trashed, since))
+        changes["idempotency_key"] = case((not_(trashed), task.idempotency_key))
     return changes
 
 

@@ -61,6 +61,8 @@ timestamp_text: Final = _spelt(
 # 1 where the condition holds; else the statement fails and has done nothing: division by zero
 # there, on SQLite a NULL in a column that takes none.
 or_nothing: Final = _spelt(Integer(), postgresql="(1 / ({0})::int)", sqlite="nullif({0}, 0)")
+# Whether there is a value; in RETURNING, SQLite takes IS NOT NULL for true.
+is_set: Final = _spelt(Boolean(), postgresql="({0} IS NOT NULL)", sqlite="(typeof({0}) <> 'null')")
 # A number that has not been there and does not come again, below 2^53.
 random_number: Final = _spelt(
     BigInteger(),

@@ -56,7 +56,7 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         description="Makes the call safe to repeat: with the same key and body it answers the task "
-        "that it made before, as that is now. When the task is gone for good its key is free.",
+        "that it made before, as that is now. Deleting the task frees its key.",
     ),
 ]
 
