@@ -33,6 +33,7 @@ from database import Database, StartupError
 from door import Door
 from errors import ApiError
 from logs import Log
+from routes.live import Live, has_token
 from routes.tasks import build_router
 from schemas import Health
 from settings import Settings, env_files, load_settings, refuse_to_start
@@ -87,7 +88,7 @@ class Envelope:
         method, path, root = scope["method"], scope["path"], scope.get("root_path", "")
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
-            inner["method"] = "GET"
+            inner |= {"method": "GET", "head": True}
         if root[-1:] == "/":
             path = inner["path"] = root[:-1] + path[len(root) :]
             root = inner["root_path"] = root[:-1]
@@ -150,6 +151,7 @@ def create_app(settings: Settings) -> FastAPI:
     lines = _configure_logging(settings)
     database = Database(settings)
     owners = Owners(settings, database)
+    live = Live(database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -195,14 +197,15 @@ def create_app(settings: Settings) -> FastAPI:
             "tracing": telemetry,
             "metrics": telemetry,
             "logs": telemetry,
+            "exclude": has_token,
         },
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
         routes=[  # not include_router, which matches every request twice
             *build_router(
-                database, owners.named, "/api/{user_id:user}/tasks", owners.refusals
+                database, owners.named, "/api/{user_id:user}/tasks", owners.refusals, live
             ).routes,
-            *build_router(database, owners.current, "/api/tasks", owners.refusals[:1]).routes,
+            *build_router(database, owners.current, "/api/tasks", owners.refusals[:1], live).routes,
         ],
     )
     errors.install(app)

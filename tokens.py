@@ -87,12 +87,16 @@ class Tokens:
     async def user_of(self, request: Request) -> str:
         """Return the user that the token of a request is for, or raise 401."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not scheme and request.scope["path"].endswith("/tasks/changes"):
+            # `EventSource` cannot send headers (RFC 6750 section 2.3).
+            scheme, token = "bearer", request.query_params.get("access_token", "")
         if scheme.lower() == "bearer" and len(token) <= _LONGEST:
             try:
                 key = await self._keys.for_token(token) if self._keys else self._secret
                 if key:
                     user_id, end, generation = self._read(token, key)
                     if time.time() < end and await self._counts(user_id, generation):
+                        request.scope["token_end"] = end  # seconds since 1970
                         return user_id
             except (jwt.PyJWTError, ValidationError):
                 pass
