@@ -57,7 +57,8 @@ class TaskRoute(APIRoute):
         """Return what FastAPI calls with a request."""
         body: Any = self.body_field and self.body_field.field_info
         # FastAPI keeps apart what tells the kinds of a body from one another.
-        reader: TypeAdapter[Any] = TypeAdapter(body and Annotated[body.annotation, body])
+        kind: Any = body and Annotated[body.annotation, body]
+        reader: TypeAdapter[Any] = TypeAdapter(kind)
 
         async def answer(request: Request) -> Response:
             errors: list[dict[str, str]] = []

@@ -76,7 +76,9 @@ def counted_sqlite(path: Path, patch: pytest.MonkeyPatch) -> Iterator[Counted]:
 
     def connect_and_trace(file: str) -> sqlite3.Connection:
         connection = connect(file)
-        connection.set_trace_callback(lambda sql: sql.startswith(framing) or statements.append(sql))
+        connection.set_trace_callback(
+            lambda sql: None if sql.startswith(framing) else statements.append(sql)
+        )
         return connection
 
     patch.setattr(sqlite, "connect", connect_and_trace)
