@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     Text,
     and_,
+    any_,
     bindparam,
     case,
     func,
@@ -94,16 +95,18 @@ LIST = (
 )
 
 # Raised in the order of their users, so that two of these never wait for each other.
+# As arrays, since the planner takes a list of unknown length for a reason to read the whole table.
+_callers = select(_one_call.c.owner).scalar_subquery()
 _held = (
     select(feed.user_id)
-    .where(feed.user_id.in_(select(_one_call.c.owner)))
+    .where(feed.user_id == any_(func.array(_callers)))
     .order_by(feed.user_id)
     .with_for_update()
     .cte("held")
 )
 _all_moved = (
     update(FEED)
-    .where(feed.user_id == _held.c.user_id)
+    .where(feed.user_id == any_(func.array(select(_held.c.user_id).scalar_subquery())))
     .values(position=feed.position + 1)
     .returning(feed.user_id, feed.position)
     .cte("moved")

@@ -96,7 +96,7 @@ _REFUSALS: Final = (
     ApiError(404, "There is no task 7."),
     ApiError(409, "uid: is that of another task", errors=[_TAKEN]),
     ApiError(410, "What has changed since then is no longer known; begin again at 0."),
-    ApiError(412, "Task 7 has changed since; read it again."),
+    ApiError(412, "The task has changed since; read it again."),
     ApiError(413, "The body is larger than 256 KiB."),
     ApiError(415, "The Content-Type must be application/json."),
     ApiError(429, "Too many tries failed; wait before the next.", headers={"Retry-After": "1"}),

@@ -166,7 +166,7 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     values = {"owner": owner, **_new_values(new)}
     if key is None and new.uid is None:
         return Query(_create, values, many=gathered.CREATE, raises=RAISE_OR_MAKE)
-    values |= {"key": key, "fingerprint": fingerprint(new)}
+    values |= {"key": key, "new_uid": new.uid, "fingerprint": fingerprint(new)}
     once = _create_once(new.uid is not None, key is not None)
     return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE)
 

@@ -116,6 +116,11 @@ class Postgres:
             database, "SELECT setval(pg_get_serial_sequence('task', 'id'), %(n)s)", n=tasks
         )
         self.execute(database, "VACUUM ANALYZE task")
+        ((feed,),) = self.execute(database, "SELECT to_regclass('task_feed')::text")
+        if feed:  # only this service has it
+            rows = "SELECT DISTINCT user_id, 1, 0 FROM task"
+            self.execute(database, f"INSERT INTO task_feed {rows}")
+            self.execute(database, "VACUUM ANALYZE task_feed")
         self.execute(database, "CREATE EXTENSION pg_prewarm")
         self.execute(
             database,

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
@@ -56,7 +56,9 @@ class TaskRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what FastAPI calls with a request."""
         body: Any = self.body_field and self.body_field.field_info
-        reader: TypeAdapter[Any] = TypeAdapter(body and body.annotation)
+        # FastAPI keeps apart what tells the kinds of a body from one another.
+        kind: Any = body and Annotated[body.annotation, body]
+        reader: TypeAdapter[Any] = TypeAdapter(kind)
 
         async def answer(request: Request) -> Response:
             errors: list[dict[str, str]] = []

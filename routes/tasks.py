@@ -249,8 +249,9 @@ def build_router(
         if rows:
             return rows[0]
         if versions and (await database.run(queries.read_task(whose.user_id, ref))).rows:
-            raise ApiError(412, f"Task {ref} has changed since; read it again.")
-        raise ApiError(404, f"There is no task {ref}.")
+            raise ApiError(412, "The task has changed since; read it again.")
+        known = ref if isinstance(ref, int) else "with this uid"
+        raise ApiError(404, f"There is no task {known}.")
 
     return router
 

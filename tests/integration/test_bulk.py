@@ -74,8 +74,9 @@ def test_bulk_update_changes_all_that_match_and_nothing_else(
     for old, new in zip(before, client.get(f"{tasks}?sort=id").json(), strict=True):
         if old["title"][0] in matching:
             assert new["updated_at"] > old["updated_at"]
-            changed = {"description": "changed", "tags": ["new"], "updated_at": new["updated_at"]}
-            assert new == old | changed
+            assert new["etag"] != old["etag"]
+            touched = {name: new[name] for name in ("updated_at", "etag")}
+            assert new == old | {"description": "changed", "tags": ["new"]} | touched
         else:
             assert new == old
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.conftest import Database
-from tests.support.api import assert_refused, create
+from tests.support.api import assert_deleted, assert_refused, create
 from tests.support.postgres import Postgres
 from tests.support.processes import wait_until
 from tests.support.service import Service
@@ -249,7 +249,7 @@ def test_the_url_leads_to_the_task_for_any_user_id(client: httpx2.Client, user: 
     assert answer.headers["location"] == task["url"]
     assert client.get(task["url"]).json() == task
     assert client.get(path, params={"id": task["id"]}).json() == [task]
-    assert client.delete(task["url"]).json() == task
+    assert_deleted(client.delete(task["url"]), task)
     assert client.get(task["url"]).status_code == 404
 
 

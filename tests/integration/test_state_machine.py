@@ -38,8 +38,9 @@ DEFAULTS: dict[str, Any] = {
     "due_date": None,
     "tags": [],
     "order": None,
+    "deleted": False,
 }
-READ_ONLY = {"id", "url", "user_id", "completed_at", "created_at", "updated_at"}
+READ_ONLY = {"id", "etag", "url", "user_id", "completed_at", "created_at", "updated_at"}
 REFUSED = [
     {"title": ""},
     {"title": None},
@@ -72,7 +73,10 @@ def stored(body: dict[str, Any]) -> dict[str, Any]:
 
 
 class TwoUsers(RuleBasedStateMachine):
-    """Every step is a request, checked against `tasks`: of each user, the tasks by id."""
+    """Every step is a request, checked against `tasks`: of each user, the tasks by id.
+
+    `trash` holds those that are deleted, `copies` what a follower of the user's changes has.
+    """
 
     made: Bundle[int] = Bundle("made")  # the ids of all tasks, of both users, deleted ones too
 
@@ -83,6 +87,9 @@ class TwoUsers(RuleBasedStateMachine):
         self.names = names
         self.paths = [f"/api/{name}/tasks" for name in names]
         self.tasks: list[dict[int, model.Task]] = [{}, {}]
+        self.trash: list[dict[int, model.Task]] = [{}, {}]
+        self.copies: list[dict[int, model.Task]] = [{}, {}]
+        self.positions = [0, 0]
         self.etags: dict[int, list[str]] = {}  # every tag that a task has had, the current one last
         self.keys: dict[tuple[int, str], tuple[dict[str, Any], int]] = {}
         self.newest = 0
@@ -112,7 +119,8 @@ class TwoUsers(RuleBasedStateMachine):
         if key:
             self.keys[user, key] = expected, task["id"]
         completed_at = task["created_at"] if expected["completed"] else None
-        made = {name: task[name] for name in ("id", "url", "created_at", "updated_at")}
+        server_set = ("id", "uid", "etag", "url", "created_at", "updated_at")
+        made = {name: task[name] for name in server_set}
         assert task == {
             **expected,
             **made,
@@ -150,7 +158,50 @@ class TwoUsers(RuleBasedStateMachine):
     def delete(self, user: int, number: int, condition: str) -> None:
         answer = self.ask("DELETE", user, number, "", None, condition)
         if self.goes_through(answer, user, number, condition):
-            assert answer.json() == self.tasks[user].pop(number)
+            self.has_been_trashed(answer.json(), user, self.tasks[user].pop(number))
+
+    @rule(user=users, number=made, condition=conditions)
+    def delete_forever(self, user: int, number: int, condition: str) -> None:
+        answer = self.ask("DELETE", user, number, "?forever=true", None, condition)
+        everything = self.tasks[user] | self.trash[user]
+        # What tells 404 from 412 does not look into the trash.
+        if number in self.trash[user] and not CONDITIONS[condition]:
+            assert answer.status_code == 404
+        elif number not in everything or not CONDITIONS[condition]:
+            assert answer.status_code == (412 if number in everything else 404)
+        else:
+            assert answer.json() == everything[number]
+            self.tasks[user].pop(number, None)
+            self.trash[user].pop(number, None)
+
+    @rule(user=users, number=made, title=titles)
+    def restore(self, user: int, number: int, title: str) -> None:
+        body = {"deleted": False, "title": title}
+        answer = self.api.patch(f"{self.paths[user]}/{number}", json=body)
+        if number in self.trash[user]:
+            self.tasks[user][number] = self.trash[user].pop(number)
+        if number in self.tasks[user]:
+            self.has_changed(answer, user, number, stored(body))
+        else:
+            assert answer.status_code == 404
+
+    @rule(user=users, limit=st.integers(1, 4))
+    def follow(self, user: int, limit: int) -> None:
+        more = True
+        while more:
+            params = {"since": self.positions[user], "limit": limit}
+            page = self.api.get(f"{self.paths[user]}/changes", params=params).json()
+            for task in page["changes"]:
+                if task.get("gone"):
+                    assert task.keys() == {"id", "uid", "deleted", "gone"}
+                    self.copies[user].pop(task["id"], None)
+                else:
+                    self.copies[user][task["id"]] = task
+            more = page["more"]
+            assert page["position"] > self.positions[user] or not more
+            assert len(page["changes"]) >= limit or not more
+            self.positions[user] = page["position"]
+        assert self.copies[user] == self.tasks[user] | self.trash[user]
 
     @rule(user=users, number=made, known=conditions, method=st.sampled_from(["GET", "HEAD"]))
     def read(self, user: int, number: int, known: str, method: str) -> None:
@@ -197,8 +248,20 @@ class TwoUsers(RuleBasedStateMachine):
         matching = model.select(self.tasks[user].values(), chosen)
         answer = self.api.request("DELETE", self.paths[user], params=chosen)
         assert answer.json() == {"deleted": len(matching)}
+        trash = self.api.get(self.paths[user], params={"deleted": "true"}).json()
+        trash = {task["id"]: task for task in trash}
         for task in matching:
-            del self.tasks[user][task["id"]]
+            self.has_been_trashed(trash[task["id"]], user, self.tasks[user].pop(task["id"]))
+
+    @rule(user=users, data=st.data())
+    def empty_trash(self, user: int, data: st.DataObject) -> None:
+        chosen = data.draw(bulk_filters(list(self.trash[user].values())))
+        matching = model.select(self.trash[user].values(), chosen)
+        chosen.append(("deleted", "true"))
+        answer = self.api.request("DELETE", self.paths[user], params=chosen)
+        assert answer.json() == {"deleted": len(matching)}
+        for task in matching:
+            del self.trash[user][task["id"]]
 
     @rule(user=users, data=st.data(), known=st.booleans())
     def list_tasks(self, user: int, data: st.DataObject, known: bool) -> None:
@@ -221,6 +284,9 @@ class TwoUsers(RuleBasedStateMachine):
     def every_user_sees_their_tasks_and_no_others(self) -> None:
         for path, tasks in zip(self.paths, self.tasks, strict=True):
             assert self.api.get(path).json() == model.arrange(tasks.values(), [])
+        for path, tasks in zip(self.paths, self.trash, strict=True):
+            trash = self.api.get(path, params={"deleted": "true"}).json()
+            assert trash == model.arrange(tasks.values(), [])
 
     # What the rules share
 
@@ -259,7 +325,7 @@ class TwoUsers(RuleBasedStateMachine):
         if not change:
             self.is_current(answer, user, number)
             return
-        expected = old | change | {"updated_at": new["updated_at"]}
+        expected = old | change | {name: new[name] for name in ("updated_at", "etag")}
         if not expected["completed"]:
             expected["completed_at"] = None
         elif not old["completed"]:
@@ -268,6 +334,13 @@ class TwoUsers(RuleBasedStateMachine):
         assert new["updated_at"] >= old["updated_at"]
         self.tasks[user][number] = new
         self.is_new(answer, number)
+
+    def has_been_trashed(self, new: model.Task, user: int, old: model.Task) -> None:
+        touched = {name: new[name] for name in ("updated_at", "etag")}
+        assert new == old | {"deleted": True} | touched
+        assert new["etag"] not in self.etags[old["id"]]
+        self.etags[old["id"]].append(new["etag"])
+        self.trash[user][old["id"]] = new
 
     def is_current(
         self, answer: httpx2.Response, user: int, number: int, status: int = 200
@@ -279,7 +352,7 @@ class TwoUsers(RuleBasedStateMachine):
     def is_new(self, answer: httpx2.Response, number: int) -> None:
         """Check that the task has a tag that it never had before, and keep it."""
         seen = self.etags.setdefault(number, [])
-        assert answer.headers["etag"] not in seen
+        assert answer.headers["etag"] == answer.json()["etag"] not in seen
         seen.append(answer.headers["etag"])
 
 

@@ -5,11 +5,12 @@ import re
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx2
 import pytest
 
-from tests.support.api import assert_refused, create
+from tests.support.api import assert_deleted, assert_refused, create
 from tests.support.problems import CORS, assert_problem
 from tests.support.service import Service
 
@@ -90,6 +91,8 @@ def test_a_task_with_a_title_alone_has_every_field(
     assert TIMESTAMP.fullmatch(task["created_at"])
     assert task == {
         "id": task["id"],
+        "uid": str(UUID(task["uid"], version=4)),
+        "etag": answer.headers["etag"],
         "url": f"{str(client.base_url).rstrip('/')}{mount}/{task['id']}",
         "user_id": "demo" if mount == "/api/tasks" else user,
         "title": "Buy milk",
@@ -100,6 +103,7 @@ def test_a_task_with_a_title_alone_has_every_field(
         "due_date": None,
         "tags": [],
         "order": None,
+        "deleted": False,
         "created_at": task["created_at"],
         "updated_at": task["created_at"],
     }
@@ -121,6 +125,7 @@ def test_a_task_lives_from_create_to_delete(client: httpx2.Client, mount: str) -
     assert changed == task | CHANGED | {
         "completed_at": None,
         "updated_at": changed["updated_at"],
+        "etag": changed["etag"],
     }
     assert changed["updated_at"] > task["updated_at"]
 
@@ -130,10 +135,10 @@ def test_a_task_lives_from_create_to_delete(client: httpx2.Client, mount: str) -
         "completed": True,
         "completed_at": done["updated_at"],
         "updated_at": done["updated_at"],
+        "etag": done["etag"],
     }
 
-    gone = client.delete(path)
-    assert (gone.status_code, gone.json()) == (200, done)
+    assert_deleted(client.delete(path), done)
     assert client.get(path).status_code == 404
     assert client.delete(path).status_code == 404
     assert client.get(mount, params={"id": task["id"]}).json() == []
@@ -169,7 +174,7 @@ def test_a_change_leaves_what_it_does_not_name(
     task = create(client, tasks, **FULL)
     path = f"{tasks}/{task['id']}"
     changed = client.request(method, path, json={field: CHANGED[field]}).json()
-    touched = {"updated_at", "completed_at"} if field == "completed" else {"updated_at"}
+    touched = {"updated_at", "etag"} | ({"completed_at"} if field == "completed" else set())
     assert except_for(changed, *touched) == except_for(task | {field: CHANGED[field]}, *touched)
     assert changed["updated_at"] > task["updated_at"]
     assert read(client, path) == changed
@@ -193,7 +198,8 @@ def test_null_clears_a_field_that_may_be_null(
 ) -> None:
     task = create(client, tasks, **FULL)
     cleared = client.request(method, f"{tasks}/{task['id']}", json={field: None}).json()
-    assert except_for(cleared, "updated_at") == except_for(task | {field: None}, "updated_at")
+    touched = ("updated_at", "etag")
+    assert except_for(cleared, *touched) == except_for(task | {field: None}, *touched)
     assert create(client, tasks, **{field: None})[field] is None
 
 
@@ -218,14 +224,15 @@ def test_a_client_may_send_the_whole_record_back(client: httpx2.Client, tasks: s
         "completed_at": "2000-01-01T00:00:00.000000Z",
         "created_at": "2000-01-01T00:00:00.000000Z",
         "updated_at": None,
+        "etag": '"7"',
     }
     path = f"{tasks}/{task['id']}"
     for method in ("PUT", "PATCH"):
         again = client.request(method, path, json=task | forged).json()
-        assert except_for(again, "updated_at") == except_for(task, "updated_at")
+        assert except_for(again, "updated_at", "etag") == except_for(task, "updated_at", "etag")
         assert again["updated_at"] > task["updated_at"]
-    copy = create(client, tasks, **task | forged)
-    server_set = ("id", "url", "completed_at", "created_at", "updated_at")
+    copy = create(client, tasks, **task | forged | {"uid": None})
+    server_set = ("id", "uid", "etag", "url", "completed_at", "created_at", "updated_at")
     assert except_for(copy, *server_set) == except_for(task, *server_set)
     assert copy["id"] > task["id"]
     assert copy["created_at"] > task["created_at"]
@@ -455,7 +462,7 @@ def test_what_can_be_no_id_is_refused(
     client: httpx2.Client, tasks: str, method: str, path: str, body: Any
 ) -> None:
     call = {"json": body} if body is not None else {}
-    for task_id in ("abc", "0", "-1", "1.5", str(2**53), "9" * 30, "%00", "%20"):
+    for task_id in ("é", "0", "007", "+1", "1.5", "a" * 65, str(2**53), "9" * 30, "%00", "%20"):
         answer = client.request(method, tasks + path.format(id=task_id), headers=CORS, **call)
         if method == "HEAD":
             assert answer.status_code == 422
@@ -497,7 +504,7 @@ def test_a_user_id_is_any_text(client: httpx2.Client, user: str, user_id: str) -
     assert read(client, task["url"]) == task
     assert read(client, f"{path}/{task['id']}") == task
     assert client.get(path, params={"id": task["id"]}).json() == [task]
-    assert client.delete(task["url"]).json() == task
+    assert_deleted(client.delete(task["url"]), task)
 
 
 def test_user_ids_that_look_alike_are_different_users(client: httpx2.Client, user: str) -> None:

@@ -1,7 +1,6 @@
 """Many clients at once, over four workers: nothing is lost, nothing happens twice."""
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,13 +26,6 @@ def crowded(database: Database) -> Iterator[Service]:
 def client(crowded: Service) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=crowded.url, trust_env=False, verify=False) as client:
         yield client
-
-
-def version(etag: str) -> int:
-    """Return the version in the ETag of a task."""
-    match = re.fullmatch(r'"[0-9]+-([0-9]+)"', etag)
-    assert match
-    return int(match[1])
 
 
 def test_two_hundred_creates_with_one_key_make_one_task(
@@ -72,7 +64,6 @@ def test_a_hundred_toggles_at_once_are_a_hundred_toggles(
     answers = at_once(crowded.url, [Request("PATCH", f"{path}/complete")] * 100)
     assert {answer.status for answer in answers} == {200}
     after = client.get(path)
-    assert version(after.headers["etag"]) == version(created.headers["etag"]) + 100
     assert after.json()["completed"] is False
     assert after.json()["completed_at"] is None
     # Each saw a state of its own, every second one completed.
@@ -142,7 +133,6 @@ def test_clients_that_retry_on_412_lose_no_edit(
     edits = after.json()[field]
     parts = edits if field == "tags" else edits.splitlines()
     assert sorted(parts) == sorted(f"edit {n}" for n in range(clients))
-    assert version(after.headers["etag"]) == version(created.headers["etag"]) + clients
     assert refused > 0  # else they never met
 
 
@@ -153,7 +143,9 @@ def test_deletes_at_once_give_the_task_to_one(
     requests = [Request("DELETE", f"{tasks}/{task['id']}")] * 30
     answers = at_once(crowded.url, requests)
     assert Counter(answer.status for answer in answers) == {200: 1, 404: 29}
-    assert [answer.json() for answer in answers if answer.status == 200] == [task]
+    (deleted,) = [answer.json() for answer in answers if answer.status == 200]
+    touched = {name: deleted[name] for name in ("etag", "updated_at")}
+    assert deleted == task | {"deleted": True} | touched
 
 
 def test_creates_at_once_all_get_ids_of_their_own(
@@ -210,6 +202,7 @@ def test_whoever_asks_at_the_same_time_gets_their_own_answer(service: Service, t
         task = answer.json()
         kept = old["completed_at"] if old["completed"] else task["updated_at"]
         changed = {"completed_at": kept if body["completed"] else None}
-        assert task == old | body | changed | {"updated_at": task["updated_at"]}
+        touched = {name: task[name] for name in ("etag", "updated_at")}
+        assert task == old | body | changed | touched
     for body, answer in zip(wanted, at_once(service.url, toggles), strict=True):
         assert answer.json()["completed"] is not body["completed"]

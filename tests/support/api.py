@@ -18,3 +18,13 @@ def assert_refused(answer: httpx2.Response, field: str, where: str = "body") -> 
     assert answer.status_code == 422, f"{answer.status_code} {answer.text}"
     named = {(error["field"], error["in"]) for error in answer.json()["errors"]}
     assert (field, where) in named, answer.text
+
+
+def assert_deleted(answer: httpx2.Response, task: dict[str, Any]) -> None:
+    """Check that the answer is the task as it is in the trash."""
+    assert answer.status_code == 200, answer.text
+    now = answer.json()
+    changed = {name: now[name] for name in ("etag", "updated_at")}
+    assert now == task | {"deleted": True} | changed
+    assert now["etag"] != task["etag"]
+    assert now["updated_at"] > task["updated_at"]
