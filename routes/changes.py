@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from pydantic_core import to_json
 
 import queries
@@ -23,6 +23,7 @@ from schemas import Changes, Since
 Known = Annotated[Since, Query()]
 LastEventId = Annotated[
     Annotated[int, Field(ge=0, le=MAX_ID), PLAIN_DECIMAL] | None,
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_ID}),
     Header(alias="Last-Event-ID", description="Of a stream: as `since`, where that is less."),
 ]
 _EVENTS: Final = {
@@ -58,7 +59,7 @@ def add_changes(
 ) -> None:
     """Give the router of a mount the route of changes."""
 
-    async def get_changes(
+    async def get_task_changes(
         request: Request,
         whose: Annotated[Owner, Depends(owner)],
         known: Known,
@@ -86,7 +87,7 @@ def add_changes(
 
     router.add_api_route(
         "/changes",
-        get_changes,
+        get_task_changes,
         response_model=Changes,
         responses={
             200: {**headers("ETag"), "content": {"text/event-stream": _EVENTS}},

@@ -3,11 +3,9 @@
 import asyncio
 import math
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -26,23 +24,15 @@ from routes.route import TaskRoute
 from schemas import Since
 
 _BEGIN: Final = format_sse_event(comment="changes follow", retry=2000)
-_BEAT: Final = 15.0  # seconds from a comment to the next
+_BEAT: Final = 15.0  # seconds from one comment to the next
 _LOOK: Final = 1.0  # seconds between two looks for changes that were made elsewhere
-_READS: Final = 4  # pages for streams that the database may be asked for at once
+_READS: Final = 4  # pages that all streams may wait for at once
 _PART: Final = 64 * 1024  # bytes of an event
 _PATIENCE: Final = 10.0  # seconds in which a client takes so many
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
 
-Page = tuple[int, bool, bytes]  # its position, whether there is more, and the event that tells it
-
-
-@dataclass(eq=False)
-class _Audience:
-    """The streams of one user's changes, and the reads for them that are under way."""
-
-    streams: set["Stream"] = field(default_factory=set)
-    reads: dict[tuple[str, int, int], asyncio.Task[Page]] = field(default_factory=dict)
+_Page = tuple[int, bool, bytes]  # its position, whether there is more, and its event
 
 
 class Live:
@@ -54,7 +44,8 @@ class Live:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._audiences: dict[str, _Audience] = {}
+        self._streams: dict[str, set[Stream]] = {}  # by user
+        self._reads: dict[Any, asyncio.Task[_Page]] = {}  # begun after the last change known of
         self._turns = asyncio.Semaphore(_READS)
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -64,59 +55,54 @@ class Live:
     def heard_by(self, stream: "Stream") -> Iterator[None]:
         """Wake a stream for as long as this lasts."""
         if self._looking is None:
-            _on_the_way_out(self._close)
+            _before_the_end(self._close)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
-        audience = self._audiences.setdefault(stream.whose.user_id, _Audience())
-        audience.streams.add(stream)
+        streams = self._streams.setdefault(stream.whose.user_id, set())
+        streams.add(stream)
+        if self._closed:
+            stream.end()
         try:
-            if self._closed:
-                raise Unavailable
             yield
         finally:
-            audience.streams.discard(stream)
-            if not audience.streams:
-                del self._audiences[stream.whose.user_id]
+            streams.discard(stream)
+            if not streams:
+                del self._streams[stream.whose.user_id]
 
-    async def read(self, stream: "Stream") -> Page:
+    async def page(self, stream: "Stream") -> _Page:
         """Return the next page for a stream; those who want the same one share the read."""
-        reads = self._audiences[stream.whose.user_id].reads
-        key = stream.whose.url, stream.since, stream.limit
-        if key not in reads:
-            reads[key] = asyncio.create_task(self._read(stream, reads, key))
+        key = stream.whose, stream.since, stream.limit
+        if key not in self._reads:
+            self._reads[key] = asyncio.create_task(self._read(stream, key))
         async with asyncio.timeout(DEADLINE):
-            return await asyncio.shield(reads[key])
+            return await asyncio.shield(self._reads[key])
 
-    async def _read(self, stream: "Stream", reads: dict[Any, Any], key: Any) -> Page:
+    async def _read(self, stream: "Stream", key: Any) -> _Page:
         try:
             async with self._turns:
                 page = await stream.read(Since(since=stream.since, limit=stream.limit))
         finally:
-            reads.pop(key, None)
-        position = page["position"]
-        data = to_json(page).decode()
+            self._reads.pop(key, None)
+        data, position = to_json(page).decode(), page["position"]
         event = format_sse_event(data_str=data, event="changes", id=str(position))
         return position, page["more"], event
 
-    def _wake(self, user_id: str) -> None:
-        if audience := self._audiences.get(user_id):
-            audience.reads.clear()  # they may have begun before the change
-            for stream in audience.streams:
+    def _wake(self, user_id: str, position: int = 0) -> None:
+        """Wake who listens to a user, but for those who are at that position already."""
+        for stream in self._streams.get(user_id, ()):
+            if stream.since != position:
+                self._reads.clear()
                 stream.news.set()
 
     async def _look(self) -> None:
-        """Wake the streams whose user is no longer where they are, for as long as there are any."""
         try:
-            while self._audiences:
+            while self._streams:
                 await asyncio.sleep(_LOOK)
                 with suppress(Unavailable):
-                    known = queries.read_positions(list(self._audiences))
+                    known = queries.read_positions(list(self._streams))
                     positions = dict((await self._database.run(known)).rows)
-                    for user_id, audience in self._audiences.items():
-                        for stream in audience.streams:
-                            if stream.since != positions.get(user_id, 1):
-                                audience.reads.clear()
-                                stream.news.set()
+                    for user_id in self._streams:
+                        self._wake(user_id, positions.get(user_id, 1))
         finally:  # whatever ended this: no stream shall go on deaf
             self._end()
 
@@ -125,16 +111,16 @@ class Live:
         self._end()
 
     def _end(self) -> None:
-        for audience in self._audiences.values():
-            for stream in audience.streams:
+        for streams in self._streams.values():
+            for stream in streams:
                 stream.end()
 
 
 class Stream(Response):
-    """Every change after `since`, a page at a time, until the client or the service goes.
+    """Every change of a user after a position, a page at a time, until client or service go.
 
-    `read` gives a page. `check` raises 401 when the client's token no longer counts. Raises 410
-    before the answer begins; whoever is too late after that is told so when it comes back.
+    `read` gives a page; `check` raises 401 once the client's token no longer counts. Raises 410
+    before the answer begins; later a stream just ends, and the client, back again, is told why.
     """
 
     media_type = _MEDIA_TYPE
@@ -149,46 +135,37 @@ class Stream(Response):
     ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
-        self.whose = whose
-        self.since, self.limit, self.read = known.since, known.limit, read
+        self.whose, self.since, self.limit, self.read = whose, known.since, known.limit, read
         self.news = asyncio.Event()
-        self._live = live
-        self._check = check
-        self._task: asyncio.Task[Any] | None = None
+        self.news.set()
+        self._live, self._check = live, check
         self._over = False
 
     def end(self) -> None:
-        """Stop, whatever it is waiting for."""
-        if self._task and not self._over:
-            self._over = True
-            self._task.cancel()
+        """Say no more."""
+        self._over = True
+        self.news.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer (ASGI)."""
         if scope.get("head"):
             return await super().__call__(scope, receive, send)
-        self._task = asyncio.current_task()
-        watching = asyncio.create_task(self._watch(receive))
         started = False
+        watching = asyncio.create_task(self._watch(receive))
         try:
             with self._live.heard_by(self):
-                said = _BEGIN + await self._next_page()
+                said = _BEGIN + await self._next(scope)
                 started = True
                 start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 await send(start)
-                while True:
+                while not self._over:
                     await _say(send, said)
-                    said = await self._next(scope.get("token_end", math.inf))
+                    said = await self._next(scope)
         except TimeoutError:
-            return  # nobody reads it: what is not complete, the server closes
+            return  # nobody reads: the server closes what is not complete
         except ApiError:
             if not started:
                 raise
-        except asyncio.CancelledError:
-            if not self._over or not self._task or self._task.uncancel():
-                raise
-            if not started:
-                raise Unavailable from None
         finally:
             watching.cancel()
         with suppress(TimeoutError):
@@ -199,24 +176,22 @@ class Stream(Response):
             pass
         self.end()
 
-    async def _next(self, token_end: float) -> bytes:
+    async def _next(self, scope: Scope) -> bytes:
         """Wait for what there is to say: an event, or after a while a comment."""
         try:
-            async with asyncio.timeout(min(_BEAT, token_end - time.time())):
+            async with asyncio.timeout(min(_BEAT, scope.get("token_end", math.inf) - time.time())):
                 await self.news.wait()
         except TimeoutError:
             with suppress(Unavailable):  # nobody can say now
                 await self._check()
             return KEEPALIVE_COMMENT
-        return await self._next_page()
-
-    async def _next_page(self) -> bytes:
-        """Return the event of the next page; nothing where there is none, or no database."""
         self.news.clear()
+        if self._over:
+            return b""
         try:
-            position, more, event = await self._live.read(self)
+            position, more, event = await self._live.page(self)
         except (Unavailable, TimeoutError):
-            return b""  # once the positions can be read again, that wakes it
+            return b""  # it is woken when the database is back
         if more:
             self.news.set()
         known, self.since = self.since, position
@@ -255,13 +230,11 @@ async def _say(send: Send, text: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", **part})
 
 
-def _on_the_way_out(call: Callable[[], None]) -> None:
+def _before_the_end(call: Callable[[], None]) -> None:
     """Have the signals that end the process call this first.
 
     uvicorn waits for open connections, and tells the app that it ends only after that.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone has signals
-        return
     loop = asyncio.get_running_loop()
 
     def pass_on(handler: Callable[..., object], *received: Any) -> None:
@@ -270,4 +243,5 @@ def _on_the_way_out(call: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         if callable(handler := signal.getsignal(number)):
-            signal.signal(number, partial(pass_on, handler))
+            with suppress(ValueError):  # only the main thread has signals
+                signal.signal(number, partial(pass_on, handler))
