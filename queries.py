@@ -345,7 +345,7 @@ def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Que
     if not any(condition.column == "deleted" for condition in wanted.conditions):
         return update_tasks(owner, wanted, TaskUpdate(deleted=True), known)
     query = _bulk(_purge_all, owner, wanted, known, {"now": now()})
-    return query._replace(on_sqlite=delete(TASK).where(matching(_shape(wanted))))
+    return query._replace(on_sqlite=_purge_all_there(_shape(wanted)))
 
 
 def _bulk(
@@ -400,6 +400,11 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseE
 def _purge_all(shape: Shape, guarded: bool) -> ClauseElement:
     deleted = _deleted(matching(shape), MOVED_KNOWN if guarded else MOVED)
     return select(func.count()).select_from(deleted).add_cte(_buried(deleted))
+
+
+@lru_cache(maxsize=64)
+def _purge_all_there(shape: Shape) -> ClauseElement:
+    return delete(TASK).where(matching(shape))
 
 
 @lru_cache(maxsize=64)

@@ -49,7 +49,7 @@ def add_changes(router: APIRouter, database: Database, owner: Callable[..., Any]
         response_model=Changes,
         responses={200: headers("ETag"), **refusals(304, 410)},
     )
-    async def get_changes(
+    async def get_task_changes(
         request: Request,
         whose: Annotated[Owner, Depends(owner)],
         known: Known,
