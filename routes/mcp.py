@@ -22,12 +22,14 @@ from schemas import UNDOCUMENTED, Body, Completion, Task, TaskCreate, TaskQuery,
 Json = dict[str, Any]
 MODERN: Final = "2026-07-28"  # each request says all about itself
 LEGACY: Final = ("2025-11-25", "2025-06-18", "2025-03-26")  # after a handshake; the newest first
+SUPPORTED: Final = [MODERN, *LEGACY]
 _META: Final = "io.modelcontextprotocol/"
-_NEEDED: Final = {f"{_META}protocolVersion", f"{_META}clientCapabilities"}
+_NEEDED: Final = (f"{_META}protocolVersion", f"{_META}clientCapabilities")
 _SERVER: Final = {"name": "tasks", "title": "Tasks", "version": "1.0.0"}
 _DONE: Final = {"resultType": "complete", "_meta": {f"{_META}serverInfo": _SERVER}}
 _CACHED: Final = {"ttlMs": 300_000, "cacheScope": "public", **_DONE}
 _ABOUT: Final = {"capabilities": {"tools": {}}, **_CACHED}
+_PASSED_ON: Final = (b"host", b"authorization", b"content-type")  # and nothing conditional
 _METADATA: Final = ".well-known/oauth-protected-resource"  # RFC 9728
 _USER_ID: Final = {"type": "string", "description": "Whose tasks, if not the usual user's."}
 _TASK_ID: Final = {"type": ["integer", "string"], "description": "The task's `id` or `uid`."}
@@ -59,14 +61,20 @@ class Refused(Exception):  # noqa: N818
 def build_mcp_routes(
     owners: Owners, issuer: str | None, allows: Callable[[str], bool], *mounts: APIRouter
 ) -> list[Route]:
-    """Return `/mcp`, and with auth on the documents that say who issues tokens.
-
-    `allows` judges an origin; `mounts` have the tasks of the current user and of a named one.
-    """
+    """Return `/mcp`; `mounts` have the current user's tasks and a named one's."""
     routes: list[Json] = [{getattr(it, "name", ""): it for it in mount.routes} for mount in mounts]
 
     async def speak(request: Request) -> Response:
-        await admit(request)
+        origin, host = (request.headers.get(name, "") for name in ("origin", "host"))
+        if origin and not allows(origin) and not origin.endswith(f"://{host}"):
+            raise ApiError(403, "Pages of this origin may not call: name it in CORS_ORIGINS.")
+        try:
+            await owners.current(request)
+        except ApiError as error:
+            if error.status_code == 401:
+                where = f'resource_metadata="{request.base_url}{_METADATA}/mcp"'
+                error.headers = {"WWW-Authenticate": f"Bearer {where}"}
+            raise
         raw = routes[0]["create_task"].to_json(request, await read_bytes(request))
         content: Json = {"jsonrpc": "2.0"}
         modern = True
@@ -83,19 +91,6 @@ def build_mcp_routes(
             status = 404 if refused.args[0] == -32601 else 400
             return _json(content, status if modern else 200)  # once, others were HTTP's alone
 
-    async def admit(request: Request) -> None:
-        """Raise 403 for a page of a foreign origin, 401 without a good token."""
-        origin, host = (request.headers.get(name, "") for name in ("origin", "host"))
-        if origin and not allows(origin) and not origin.endswith(f"://{host}"):
-            raise ApiError(403, "Pages of this origin may not call: name it in CORS_ORIGINS.")
-        try:
-            await owners.current(request)
-        except ApiError as error:
-            if error.status_code == 401:
-                where = f'resource_metadata="{request.base_url}{_METADATA}/mcp"'
-                error.headers = {"WWW-Authenticate": f"Bearer {where}"}
-            raise
-
     async def answer(request: Request, call: Call, modern: bool) -> Json:
         match call.method, modern:
             case "initialize", False:
@@ -105,7 +100,7 @@ def build_mcp_routes(
             case "ping", False:
                 return {}
             case "server/discover", True:
-                return {"supportedVersions": [MODERN, *LEGACY], **_ABOUT}
+                return {"supportedVersions": SUPPORTED, **_ABOUT}
             case "tools/list", _:
                 return {"tools": _tools(auth_on=owners.tokens is not None), **_CACHED}
             case "tools/call", _:
@@ -127,14 +122,12 @@ def build_mcp_routes(
         route = routes[user_id is not None][name.replace("add", "create")]
         path, query = {"user_id": user_id}, b""
         if TOOLS[name][0] == "task_id":
-            task_id = given.pop("task_id", None)
-            if type(task_id) not in (int, str):
-                raise InvalidInput([field_error("body", "task_id", "must be an id or a uid")])
-            path["id"] = str(task_id)
+            task_id = given.pop("task_id", "")
+            path["id"] = str(task_id) if type(task_id) in (int, str) else ""  # which is no id
         if name == "list_tasks":
             query = _query(given)
         elif name == "complete_task":
-            given.setdefault("completed", True)
+            given = {"completed": True} | given
         elif given and not route.body_field:
             raise InvalidInput([field_error("body", min(given), "is not an argument here")])
         sent: list[Message] = [{"type": "http.request", "body": json.dumps(given).encode()}]
@@ -142,8 +135,7 @@ def build_mcp_routes(
         async def receive() -> Message:
             return sent.pop() if sent else await request.receive()
 
-        headers = [it for it in request.scope["headers"] if it[0] in (b"authorization", b"host")]
-        headers.append((b"content-type", b"application/json"))
+        headers = [it for it in request.scope["headers"] if it[0] in _PASSED_ON]
         scope = {**request.scope, "headers": headers, "path_params": path, "query_string": query}
         text: str = (await route.answer(Request(scope, receive))).body.decode()
         return f'{{"tasks":{text}}}' if name == "list_tasks" else text
@@ -168,18 +160,16 @@ def _is_modern(request: Request, call: Call) -> bool:
     """Return whether a request says all about itself; its headers must then say the same."""
     meta = call.params["_meta"] if isinstance(call.params.get("_meta"), dict) else {}
     said = [request.headers.get(f"mcp-{it}") for it in ("protocol-version", "method", "name")]
-    meant = [meta.get(f"{_META}protocolVersion", said[0] or LEGACY[-1]), call.method]
-    meant.append(call.params.get("name") if call.method == "tools/call" else said[2])
-    if meant[0] not in (MODERN, *LEGACY):
-        known = {"supported": [MODERN, *LEGACY], "requested": meant[0]}
+    version = meta.get(_NEEDED[0], said[0] or LEGACY[-1])
+    if version not in SUPPORTED:
+        known = {"supported": SUPPORTED, "requested": version}
         raise Refused(-32022, "Unsupported protocol version", known)
-    if meant[0] != MODERN:
-        return False
-    if not meta.keys() >= _NEEDED:
-        raise Refused(-32602, f"params._meta must have {' and '.join(sorted(_NEEDED))}.")
-    if said != meant:
-        raise Refused(-32020, "The headers MCP-Protocol-Version, Mcp-Method, Mcp-Name must agree.")
-    return True
+    if version == MODERN and not meta.keys() >= {*_NEEDED}:
+        raise Refused(-32602, f"params._meta must have {' and '.join(_NEEDED)}.")
+    name = call.params.get("name") if call.method == "tools/call" else said[2]
+    if version == MODERN and said != [version, call.method, name]:
+        raise Refused(-32020, "MCP-Protocol-Version, Mcp-Method and Mcp-Name must match the body.")
+    return bool(version == MODERN)
 
 
 @cache
@@ -196,7 +186,8 @@ def _tools(*, auth_on: bool) -> list[Json]:
                 fields[field] = told | rules | (_LIMIT if field == "limit" else {})
         schema = {"type": "object", "properties": fields, "additionalProperties": False}
         schema["required"] = [needed] if needed else []
-        hints = {"readOnlyHint": name[:3] in "get list", "destructiveHint": name[:3] in "upd del"}
+        reads, destroys = name in ("list_tasks", "get_task"), name in ("update_task", "delete_task")
+        hints = {"readOnlyHint": reads, "destructiveHint": destroys, "openWorldHint": False}
         tool = {"name": name, "description": about, "inputSchema": schema, "annotations": hints}
         tools.append(tool)
     return tools
