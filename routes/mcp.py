@@ -138,6 +138,8 @@ def build_mcp_routes(
         headers = [it for it in request.scope["headers"] if it[0] in _PASSED_ON]
         scope = {**request.scope, "headers": headers, "path_params": path, "query_string": query}
         text: str = (await route.answer(Request(scope, receive))).body.decode()
+        if not text:
+            raise ApiError(499, "The client went away.")  # nobody reads it
         return f'{{"tasks":{text}}}' if name == "list_tasks" else text
 
     async def name_issuer(request: Request) -> Response:
