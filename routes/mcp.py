@@ -33,7 +33,7 @@ _PASSED_ON: Final = (b"host", b"authorization", b"content-type")  # and nothing 
 _METADATA: Final = ".well-known/oauth-protected-resource"  # RFC 9728
 _USER_ID: Final = {"type": "string", "description": "Whose tasks, if not the usual user's."}
 _TASK_ID: Final = {"type": ["integer", "string"], "description": "The task's `id` or `uid`."}
-_LIMIT: Final = {"type": "integer", "minimum": 1, "maximum": 100, "default": 100}
+_LIMIT: Final = {"description": "How many at most.", "maximum": 100, "default": 100}
 # The argument that is needed, what the others are, and what a model is told.
 TOOLS: Final[dict[str, tuple[str, type[BaseModel], str]]] = {
     "add_task": ("title", TaskCreate, "Add one task. Returns it, with its `id`."),
@@ -89,7 +89,8 @@ def build_mcp_routes(
         except Refused as refused:
             content["error"] = dict(zip(("code", "message", "data"), refused.args, strict=False))
             status = 404 if refused.args[0] == -32601 else 400
-            return _json(content, status if modern else 200)  # once, others were HTTP's alone
+            # Clients of the older revisions take another status for a failure of HTTP.
+            return _json(content, status if modern else 200)
 
     async def answer(request: Request, call: Call, modern: bool) -> Json:
         match call.method, modern:

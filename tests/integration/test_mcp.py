@@ -148,7 +148,8 @@ def test_the_schemas_are_those_of_the_rest_api(client: httpx2.Client) -> None:
             assert set(fields) == {*models[name].model_fields} | extra
         elif name == "list_tasks":
             assert set(fields) == {each for each in listing if each} | extra
-            assert schema["properties"]["limit"]["maximum"] == 100
+            limit = {"minimum": 1, "maximum": 100, "default": 100, "type": "integer"}
+            assert schema["properties"]["limit"] == {"description": "How many at most.", **limit}
         else:
             assert set(fields) == extra
         needed = {"add_task": ["title"], "list_tasks": []}.get(name, ["task_id"])
