@@ -33,6 +33,7 @@ from database import Database, StartupError
 from door import Door
 from errors import ApiError
 from logs import Log
+from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
 from schemas import Health
 from settings import Settings, env_files, load_settings, refuse_to_start
@@ -186,6 +187,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     open_to_all = settings.auth_on or "*" in settings.origins
     door = Door(None if open_to_all else settings.origins)
+    allows = cors(errors.refuse).is_allowed_origin
+    named = build_router(database, owners.named, "/api/{user_id:user}/tasks", owners.refusals)
+    own = build_router(database, owners.current, "/api/tasks", owners.refusals[:1])
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     app = FastAPIOffline(
         **openapi.ABOUT,
@@ -199,10 +203,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
         routes=[  # not include_router, which matches every request twice
-            *build_router(
-                database, owners.named, "/api/{user_id:user}/tasks", owners.refusals
-            ).routes,
-            *build_router(database, owners.current, "/api/tasks", owners.refusals[:1]).routes,
+            *named.routes,
+            *own.routes,
+            *build_mcp_routes(owners, settings.auth_issuer, allows, own, named),
         ],
     )
     errors.install(app)

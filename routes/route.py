@@ -64,7 +64,7 @@ class TaskRoute(APIRoute):
             errors: list[dict[str, str]] = []
             arguments = await _arguments(self.dependant, request, errors)
             if self.body_field and body:
-                raw = await _bytes(request)
+                raw = await read_bytes(request)
                 read = _read_body(self.to_json(request, raw), reader, errors) if raw else None
                 arguments[self.body_field.name] = read
                 if not raw and body.is_required():
@@ -178,7 +178,7 @@ def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]
         raise ApiError(400, "The body is not valid JSON in UTF-8.") from None
 
 
-async def _bytes(request: Request) -> bytes:
+async def read_bytes(request: Request) -> bytes:
     """Return the body, or raise 413 once more than `MAX_BODY` of it has come; 415 if compressed."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         headers = {"Accept-Encoding": "identity"}  # RFC 9110 section 15.5.16
