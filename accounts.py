@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from math import ceil, inf
 from secrets import token_hex
 from typing import Any, Final
@@ -21,6 +21,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 from pydantic import validate_email
 from sqlalchemy.dialects.postgresql import insert  # compiles for SQLite as well
+from starlette.datastructures import Address
 
 from database import Database
 from errors import ApiError, Unauthorized, Unavailable, field_error
@@ -44,10 +45,9 @@ _delete = sa.delete(ACCOUNT).where(_unchanged)  # a trigger deletes the tasks
 
 _email = failed.email == sa.bindparam("email")
 _failures = sa.select(failed.address, failed.failures, failed.failed_at).where(_email)
-_count = insert(FAILED_LOGIN)
-_count = _count.on_conflict_do_update(
+_count = insert(FAILED_LOGIN).on_conflict_do_update(
     index_elements=[failed.email, failed.address],
-    set_={"failures": _count.excluded.failures, "failed_at": _count.excluded.failed_at},
+    set_={name: sa.literal_column("excluded." + name) for name in ("failures", "failed_at")},
     where=failed.failed_at == sa.bindparam("seen"),
 )
 _forget = sa.delete(FAILED_LOGIN).where(_email, failed.address == sa.bindparam("address"))
@@ -98,14 +98,13 @@ class Accounts:
         values = {"user_id": known.id, "known": known.generation}
         await self._change(Query(_delete, values), inf)
 
-    async def authenticate(self, email: str, password: str, host: str) -> Account | None:
+    async def verify(self, email: str, password: str, caller: Address | None) -> Account | None:
         """Return the account with this e-mail and password; None after a wrong guess.
 
-        `host` is the address that the guess comes from. Raises 429 when it comes too soon after
-        others, and 503 when too many wait to be checked.
+        Raises 429 when it comes too soon after others, and 503 when too many wait to be checked.
         """
         folded = _folded(email)
-        keys = {"email": self._key(folded), "address": self._key(_network(host))}
+        keys = {"email": self._key(folded), "address": self._key(_network(caller))}
         async with self._turn():
             await self._count_try(**keys)
             found = await self._one(_find, folded=folded)
@@ -201,11 +200,11 @@ def _folded(email: str) -> str:
     return normalize("NFKC", normalize("NFKC", email).casefold())
 
 
-def _network(host: str) -> str:
+def _network(caller: Address | None) -> str:
     """Return what one customer of a provider has: an IPv4 address, or a /64 of IPv6."""
-    try:
+    host = caller.host if caller else ""  # of a Unix socket
+    with suppress(ValueError):  # it may be whatever a trusted proxy says
         address = ip_address(host)
-    except ValueError:  # a socket without address, or whatever a trusted proxy says
-        return host
-    whole = address.version == 4 or address.ipv4_mapped
-    return host if whole else str(int(address) >> 64)
+        if isinstance(address, IPv6Address) and not address.ipv4_mapped:
+            return str(int(address) >> 64)
+    return host

@@ -62,7 +62,9 @@ class Tokens:
             "audience": settings.audiences or None,
             "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.audiences)},
         }
-        self._days = settings.auth_token_days
+        claims = {"iss": settings.auth_issuer, "aud": settings.audiences}
+        self._claims = {name: value for name, value in claims.items() if value}
+        self._lifetime = settings.auth_token_days * 86_400  # seconds
         self.accounts = None
         if settings.auth_accounts:
             from accounts import Accounts
@@ -104,19 +106,10 @@ class Tokens:
         """Return a new token for an account, as OAuth 2 answers it (RFC 6749 section 5.1)."""
         assert self._secret  # which accounts need
         issued = int(time.time())
-        lifetime = self._days * 86_400
-        claims = {
-            "sub": account.id,
-            "email": account.email,
-            "gen": account.generation,
-            "iat": issued,
-            "exp": issued + lifetime,
-            "iss": self._checks["issuer"],
-            "aud": self._checks["audience"],
-        }
-        present = {name: value for name, value in claims.items() if value is not None}
-        token = jwt.encode(present, self._secret, "HS256")
-        return {"access_token": token, "token_type": "bearer", "expires_in": lifetime}
+        claims = {"sub": account.id, "email": account.email, "gen": account.generation}
+        claims |= {"iat": issued, "exp": issued + self._lifetime, **self._claims}
+        token = jwt.encode(claims, self._secret, "HS256")
+        return {"access_token": token, "token_type": "bearer", "expires_in": self._lifetime}
 
     def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, int, int]:
         """Return whom a token is for, until when (seconds since 1970), and of which generation."""

@@ -14,28 +14,28 @@ from accounts import Accounts
 from errors import ApiError, Unauthorized
 from fields import Characters
 from models import Account
-from openapi import operation_id, refusals
+from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
 from schemas import Body
 from tokens import Tokens
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_OPEN: Final[dict[str, Any]] = {"security": []}
-_TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
+# Log-in takes the form of RFC 6749 section 4.3, too.
+_LOGS_IN: Final = {**OPEN, "requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
 _BODY: Final = (400, 413, 415, 422, 500, 503)
 
 Name = Annotated[str, Characters(200)]
 # A password is the same from every keyboard (RFC 8265 section 4.2: NFC).
 _NFC: Final = AfterValidator(partial(normalize, "NFC"))
-Password = Annotated[str, Characters(128, 8), _NFC, Field(repr=False)]
-Guess = Annotated[str, Characters(1000), _NFC, Field(repr=False)]
+Password = Annotated[str, Characters(128, 8), _NFC]
+Guess = Annotated[str, Characters(1000), _NFC]
 
 
 class SignUp(BaseModel, strict=True):
     """Who signs up; other fields are ignored."""
 
     email: EmailStr
-    password: Password
+    password: Password = Field(repr=False)
     name: Name | None = None
 
 
@@ -43,14 +43,14 @@ class LogIn(BaseModel, strict=True):
     """Who logs in; `username` is another name of `email`, and other fields are ignored."""
 
     email: Guess = Field(validation_alias=AliasChoices("email", "username"))
-    password: Guess
+    password: Guess = Field(repr=False)
 
 
 class AccountUpdate(Body):
     """The fields to change; a new password needs the current one."""
 
     name: Name | None = None
-    password: Password = ""  # which stands for "not sent"
+    password: Password = Field("", repr=False)  # which stands for "not sent"
     current_password: Guess | None = Field(None, repr=False)
 
 
@@ -84,12 +84,13 @@ class Token(BaseModel):
     user: User
 
 
-class LogInRoute(TaskRoute):
-    """A route whose JSON may come as a form instead (RFC 6749 section 4.3)."""
+class AccountRoute(TaskRoute):
+    """A route of accounts; one that the document gives a form takes it, too."""
 
     def to_json(self, request: Request, raw: bytes) -> bytes:
         """Return the body of a request as JSON, or raise 415."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given != _FORM or self.openapi_extra is not _LOGS_IN:
             return super().to_json(request, raw)
         return to_json(dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True)))
 
@@ -99,7 +100,7 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
     router = APIRouter(
         prefix="/api/auth",
         tags=["accounts"],
-        route_class=TaskRoute,
+        route_class=AccountRoute,
         generate_unique_id_function=operation_id,
     )
 
@@ -109,13 +110,10 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
 
     Mine = Annotated[Account, Depends(own)]  # noqa: N806
 
-    async def guess(request: Request, email: str, password: str) -> Account | None:
-        host = request.client.host if request.client else ""
-        return await accounts.authenticate(email, password, host)
-
     async def confirm(request: Request, mine: Account, password: str | None) -> None:
         """Raise 403 unless this is the account's password."""
-        if not (password and await guess(request, mine.email, password)):
+        found = password and await accounts.verify(mine.email, password, request.client)
+        if not found:
             raise ApiError(403, "The current password is wrong or missing.")
 
     def token(account: Account, status: int = 200) -> Response:
@@ -127,29 +125,21 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
         status_code=201,
         response_model=Token,
         responses=refusals(409, *_BODY),
-        openapi_extra=_OPEN,
+        openapi_extra=OPEN,
     )
     async def sign_up(new: SignUp) -> Response:
         """Makes an account; its `id` is the user whose tasks are its own."""
         return token(await accounts.create(new.email, new.password, new.name), 201)
 
-    async def log_in(request: Request, body: LogIn) -> Response:
+    @router.post("/signin", include_in_schema=False, openapi_extra=_LOGS_IN)
+    @router.post(
+        "/login", response_model=Token, responses=refusals(401, 429, *_BODY), openapi_extra=_LOGS_IN
+    )
+    async def log_in(request: Request, guess: LogIn) -> Response:
         """From the fifth failure in a row for an e-mail on, each makes the next try wait."""
-        if found := await guess(request, body.email, body.password):
+        if found := await accounts.verify(guess.email, guess.password, request.client):
             return token(found)
         raise Unauthorized("The e-mail or the password is wrong.")
-
-    for path in ("/login", "/signin"):
-        router.add_api_route(
-            path,
-            log_in,
-            methods=["POST"],
-            response_model=Token,
-            responses=refusals(401, 429, *_BODY),
-            include_in_schema=path == "/login",
-            openapi_extra=_OPEN | _TAKES_FORM,
-            route_class_override=LogInRoute,
-        )
 
     @router.get("/me", response_model=Me, responses=refusals(401, 500, 503))
     async def get_me(mine: Mine) -> Response:
