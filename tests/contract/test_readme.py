@@ -53,6 +53,7 @@ BETTER_AUTH = ("sh", "AUTH_JWKS_URL")
 BETTER_AUTH_CALL = ("js", "/api/auth/token")
 SECRET = ("sh", "AUTH_SECRET")
 ACCOUNT = ("js", "/api/auth/signup")
+ACCOUNTS_PAGE = ("html", "importmap")
 SECRET_TOKEN = ("js", "SignJWT")
 POSTGRESQL = ("sh", "postgresql://")
 WORKERS = ("sh", "--workers")
@@ -60,7 +61,7 @@ TELEMETRY = ("sh", "OTEL_EXPORTER")
 DOCUMENT = ("sh", "main.app.openapi()")
 EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
-    *(SECRET_TOKEN, ACCOUNT, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
+    *(SECRET_TOKEN, ACCOUNT, ACCOUNTS_PAGE, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
 ]
 ADDRESS = "http://localhost:8000"
 API = PAGES[REPOSITORY / "docs/api.md"]
@@ -78,9 +79,10 @@ def section(title: str) -> str:
 
 
 def test_every_block_that_could_run_is_run() -> None:
-    runnable = [text for language, text in BLOCKS if language in ("sh", "js", "jsx", "ts")]
+    languages = {"sh", "js", "jsx", "ts", "html"}
+    runnable = [text for language, text in BLOCKS if language in languages]
     assert sorted(runnable) == sorted(map(block, EXECUTED))
-    untested = {language for language, _ in BLOCKS} - {"sh", "js", "jsx", "ts"}
+    untested = {language for language, _ in BLOCKS} - languages
     assert untested == {"json", "ini", "nginx"}
 
 
