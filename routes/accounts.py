@@ -92,7 +92,8 @@ class AccountRoute(TaskRoute):
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != _FORM or self.openapi_extra is not _LOGS_IN:
             return super().to_json(request, raw)
-        return to_json(dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True)))
+        first = b"&".join(raw.split(b"&", 100)[:100]).decode("utf-8", "replace")
+        return to_json(dict(parse_qsl(first, keep_blank_values=True)))
 
 
 def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
