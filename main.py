@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from random import getrandbits
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -33,6 +33,7 @@ from database import Database, StartupError
 from door import Door
 from errors import ApiError
 from logs import Log
+from openapi import OPEN, refusals
 from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
 from schemas import Health
@@ -43,20 +44,9 @@ log = logging.getLogger("tasks")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# In the document: a call that needs no token.
-_OPEN: Final[dict[str, Any]] = {"security": []}
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
 _PATIENCE: Final = 10.0  # seconds that so many bytes may take
-_EXPOSED: Final = (
-    "ETag",
-    "Link",
-    "Location",
-    "Retry-After",
-    "X-Total-Count",
-    "X-Request-ID",
-    "Idempotency-Replayed",
-)
 
 
 class Envelope:
@@ -182,7 +172,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Many pages send them; no cookie is read here.
         allow_credentials="*" not in settings.origins,
         allow_private_network=True,  # a public page may call a service in a private network
-        expose_headers=_EXPOSED,
+        expose_headers=sorted(openapi.HEADERS.keys() - {"WWW-Authenticate"}),
         max_age=7200,
     )
     open_to_all = settings.auth_on or "*" in settings.origins
@@ -194,12 +184,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         **openapi.ABOUT,
         lifespan=lifespan,
-        telemetry={
-            "auto_configure": telemetry,
-            "tracing": telemetry,
-            "metrics": telemetry,
-            "logs": telemetry,
-        },
+        telemetry=dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), telemetry),
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
         routes=[  # not include_router, which matches every request twice
@@ -213,22 +198,21 @@ def create_app(settings: Settings) -> FastAPI:
     if owners.tokens and owners.tokens.accounts:
         from routes.accounts import build_accounts_router
 
-        router = build_accounts_router(owners.tokens.accounts, owners.tokens)
-        app.router.routes += router.routes
+        app.router.routes += build_accounts_router(owners.tokens.accounts, owners.tokens).routes
 
-    @app.get("/health", tags=["service"], openapi_extra=_OPEN)
+    @app.get("/health", tags=["service"], openapi_extra=OPEN)
     async def get_health() -> Health:
         """The process is up; nothing else is asked."""
         return Health(status="ok")
 
-    @app.get("/ready", tags=["service"], openapi_extra=_OPEN, responses=openapi.refusals(503))
+    @app.get("/ready", tags=["service"], openapi_extra=OPEN, responses=refusals(503))
     async def get_readiness() -> Health:
         """The database answers and its schema is current."""
         if not await database.is_current():
             raise errors.Unavailable("The database does not have this version's schema.")
         return Health(status="ok")
 
-    openapi.install(app, auth_on=settings.auth_on, accounts_on=settings.auth_accounts)
+    openapi.install(app, auth_on=settings.auth_on)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:

@@ -53,6 +53,7 @@ BETTER_AUTH = ("sh", "AUTH_JWKS_URL")
 BETTER_AUTH_CALL = ("js", "/api/auth/token")
 SECRET = ("sh", "AUTH_SECRET")
 ACCOUNT = ("js", "/api/auth/signup")
+ACCOUNTS_PAGE = ("html", "importmap")
 SECRET_TOKEN = ("js", "SignJWT")
 POSTGRESQL = ("sh", "postgresql://")
 WORKERS = ("sh", "--workers")
@@ -61,7 +62,7 @@ DOCUMENT = ("sh", "main.app.openapi()")
 AGENT = ("python", "from mcp.client")
 EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
-    *(SECRET_TOKEN, ACCOUNT, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT, AGENT),
+    *(SECRET_TOKEN, ACCOUNT, ACCOUNTS_PAGE, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT, AGENT),
 ]
 ADDRESS = "http://localhost:8000"
 API = PAGES[REPOSITORY / "docs/api.md"]
@@ -79,10 +80,10 @@ def section(title: str) -> str:
 
 
 def test_every_block_that_could_run_is_run() -> None:
-    languages = ("sh", "js", "jsx", "ts", "python")
+    languages = {"sh", "js", "jsx", "ts", "html", "python"}
     runnable = [text for language, text in BLOCKS if language in languages]
     assert sorted(runnable) == sorted(map(block, EXECUTED))
-    untested = {language for language, _ in BLOCKS}.difference(languages)
+    untested = {language for language, _ in BLOCKS} - languages
     assert untested == {"json", "ini", "nginx", "py"}  # py: what needs a key of OpenAI
 
 
