@@ -102,6 +102,8 @@ class Database:
         self._compiled = lru_cache(maxsize=256)(self._compile)
         self._gatherers: dict[ClauseElement, Gatherer] = {}
         self._pending = 0
+        # Called with the user whose position a write of this process has raised.
+        self.on_write: Callable[[str], None] = lambda user_id: None
         self._pool: sqlite.Pool | postgres.Pool
 
     def __str__(self) -> str:
@@ -161,6 +163,8 @@ class Database:
             raise
         finally:
             self._pending -= 1
+        if query.raises is not None:
+            self.on_write(query.parameters["owner"])
         if rows and compiled.from_sql:
             rows = [_converted(row, compiled.from_sql) for row in rows]
         return Result(rows, touched)

@@ -34,6 +34,7 @@ from door import Door
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
+from routes.live import Live, has_token
 from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
 from schemas import Health
@@ -78,7 +79,7 @@ class Envelope:
         method, path, root = scope["method"], scope["path"], scope.get("root_path", "")
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
-            inner["method"] = "GET"
+            inner |= {"method": "GET", "head": True}
         if root[-1:] == "/":
             path = inner["path"] = root[:-1] + path[len(root) :]
             root = inner["root_path"] = root[:-1]
@@ -141,6 +142,7 @@ def create_app(settings: Settings) -> FastAPI:
     lines = _configure_logging(settings)
     database = Database(settings)
     owners = Owners(settings, database)
+    live = Live(database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -178,13 +180,17 @@ def create_app(settings: Settings) -> FastAPI:
     open_to_all = settings.auth_on or "*" in settings.origins
     door = Door(None if open_to_all else settings.origins)
     allows = cors(errors.refuse).is_allowed_origin
-    named = build_router(database, owners.named, "/api/{user_id:user}/tasks", owners.refusals)
-    own = build_router(database, owners.current, "/api/tasks", owners.refusals[:1])
+    path = "/api/{user_id:user}/tasks"
+    named = build_router(database, owners.named, path, owners.refusals, live)
+    own = build_router(database, owners.current, "/api/tasks", owners.refusals[:1], live)
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     app = FastAPIOffline(
         **openapi.ABOUT,
         lifespan=lifespan,
-        telemetry=dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), telemetry),
+        telemetry={
+            **dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), telemetry),
+            "exclude": has_token,
+        },
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
         routes=[  # not include_router, which matches every request twice

@@ -39,7 +39,7 @@ from engines.spelling import one_of, random_number
 from fields import timestamp
 from filters import LIVE, OWNED, Shape, matching, order_by, overdue
 from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
-from models import FEED, GONE, ROW, TASK, NumberList
+from models import FEED, GONE, ROW, TASK, NumberList, TextList
 from positions import (
     MOVED,
     MOVED_KNOWN,
@@ -450,6 +450,13 @@ def read_changes(owner: str, wanted: Since) -> Query:
     return Query(_read_changes, values, repeatable=True)
 
 
+def read_positions(owners: Sequence[str]) -> Query:
+    """Those of these users who have changed something yet, and their positions."""
+    return Query(_read_positions, {"owners": owners}, repeatable=True)
+
+
+_owners = bindparam("owners", type_=TextList)
+_read_positions = select(feed.user_id, feed.position).where(one_of(feed.user_id, _owners))
 _since = bindparam("since", type_=BigInteger())
 _tasks_since = and_(OWNED, task.position > _since)
 _gone_since = and_(gone.user_id == OWNER, gone.position > _since, _since > 0)

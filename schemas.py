@@ -395,6 +395,9 @@ class Since(BaseModel, extra="forbid"):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE), PLAIN_DECIMAL] = Field(
         MAX_PAGE, description="How many from which on the page ends; never within one change."
     )
+    access_token: str = Field(
+        "", description="The bearer token, for a page's `EventSource`, which sends no headers."
+    )
 
 
 # ---- answers

@@ -89,6 +89,9 @@ class Tokens:
     async def user_of(self, request: Request) -> str:
         """Return the user that the token of a request is for, or raise 401."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not scheme and request.scope["path"].endswith("/tasks/changes"):
+            # `EventSource` cannot send headers (RFC 6750 section 2.3).
+            scheme, token = "bearer", request.query_params.get("access_token", "")
         if scheme.lower() == "bearer" and len(token) <= _LONGEST:
             try:
                 key = await self._keys.for_token(token) if self._keys else self._secret
@@ -97,6 +100,7 @@ class Tokens:
                     if time.time() < end and (
                         not self.accounts or await self.accounts.are_current(user_id, generation)
                     ):
+                        request.scope["token_end"] = end  # seconds since 1970
                         return user_id
             except (jwt.PyJWTError, ValidationError):
                 pass

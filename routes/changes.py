@@ -1,22 +1,35 @@
-"""What has changed since a position, as pages (contract section 9)."""
+"""What has changed since a position: as pages, and as a stream of them (contract section 9)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import Field, WithJsonSchema
 from pydantic_core import to_json
 
 import queries
 from auth import Owner
 from database import HEAD, Database
 from errors import ApiError
+from fields import MAX_ID, PLAIN_DECIMAL
 from models import ROW
 from openapi import headers, refusals
 from routes.answers import answer, task_fields, unchanged
 from routes.etags import IfNoneMatch, list_etag, not_modified
+from routes.live import Live, LiveRoute, Stream, wants_stream
 from schemas import Changes, Since
 
 Known = Annotated[Since, Query()]
+LastEventId = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_ID), PLAIN_DECIMAL] | None,
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": MAX_ID}),
+    Header(alias="Last-Event-ID", description="Of a stream: as `since`, where that is less."),
+]
+_EVENTS: Final = {
+    "schema": {"type": "string", "format": "event-stream"},
+    "example": 'event: changes\ndata: {"changes":[],"position":7,"more":false}\nid: 7\n\n',
+}
 _WIDTH: Final = len(ROW)
 _DELETED: Final = [column.name for column in ROW].index("deleted")
 
@@ -41,31 +54,47 @@ def _change(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
     return task_fields(row, whose)
 
 
-def add_changes(router: APIRouter, database: Database, owner: Callable[..., Any]) -> None:
+def add_changes(
+    router: APIRouter, database: Database, owner: Callable[..., Any], live: Live
+) -> None:
     """Give the router of a mount the route of changes."""
 
-    @router.get(
-        "/changes",
-        response_model=Changes,
-        responses={200: headers("ETag"), **refusals(304, 410)},
-    )
     async def get_task_changes(
         request: Request,
         whose: Annotated[Owner, Depends(owner)],
         known: Known,
         if_none_match: IfNoneMatch = None,
+        last_event_id: LastEventId = None,
     ) -> Response:
         """Every task that has changed since a position, as it is now, oldest change first.
 
-        The next call sends `since=` the `position` of the answer.
+        The next call sends `since=` the `position` of the answer. With `Accept: text/event-stream`
+        such answers come as events named `changes`, each change as it happens.
         """
+        read = partial(changes_since, database, whose)
+        if wants_stream(request):
+            known = Since(since=max(known.since, last_event_id or 0), limit=known.limit)
+            check = partial(owner, request, **request.path_params)
+            return Stream(live, whose, known, read, check)
         content = (whose.url, request.scope["query_string"], HEAD)
         if if_none_match is not None:
             etag = list_etag(await position_of(database, whose), *content)
             if not_modified(if_none_match, etag):
                 return unchanged(etag)
-        page = await changes_since(database, whose, known)
-        return answer(to_json(page), {}, list_etag(page["position"], *content), None)
+        page = await read(known)
+        vary = {"Vary": "Accept"}
+        return answer(to_json(page), vary, list_etag(page["position"], *content), None)
+
+    router.add_api_route(
+        "/changes",
+        get_task_changes,
+        response_model=Changes,
+        responses={
+            200: {**headers("ETag"), "content": {"text/event-stream": _EVENTS}},
+            **refusals(304, 410),
+        },
+        route_class_override=LiveRoute,
+    )
 
 
 async def position_of(database: Database, whose: Owner) -> int:

@@ -26,6 +26,7 @@ from routes.etags import (
     list_etag,
     not_modified,
 )
+from routes.live import Live
 from routes.route import TaskRoute
 from schemas import (
     PAGING,
@@ -70,7 +71,7 @@ _BUSY_KEY: Final = "was used before with another body"
 
 
 def build_router(
-    database: Database, owner: Callable[..., Any], prefix: str, refused: Sequence[int]
+    database: Database, owner: Callable[..., Any], prefix: str, refused: Sequence[int], live: Live
 ) -> APIRouter:
     """Return the routes of one mount.
 
@@ -181,7 +182,7 @@ def build_router(
             raise ApiError(412, "The list has changed since; read it again.")
         return int(rows[0][0]) if len(rows) == 1 else touched
 
-    add_changes(router, database, owner)
+    add_changes(router, database, owner, live)
 
     @router.get("/stats", response_model=Stats, responses={200: headers("ETag"), **NOT_MODIFIED})
     async def get_task_stats(
