@@ -30,6 +30,7 @@ GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's 
 _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
 _SMALL: Final = 4096  # bytes of a statement that libpq writes at once
 _FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
+_MANY: Final = 100  # rows
 _TICK: Final = 0.2  # seconds between two looks at the deadlines
 # What the URL does not say. The kernel gives up on a peer that died without a word.
 _DEFAULTS: Final = {
@@ -202,6 +203,8 @@ class _Connection:
         try:
             rows = self._cursor.fetchall() if self._cursor.description else []
             job.rows.set_result((rows, self._cursor.rowcount))
+            if len(rows) > _MANY:  # else it keeps what libpq has read until its next statement
+                self._cursor = self._raw.cursor()
         except Exception as error:  # what Python has no value for, such as a date before Christ
             job.fail(error)
 
