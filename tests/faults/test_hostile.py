@@ -9,7 +9,8 @@ import re
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 import httpx2
 import pytest
@@ -457,6 +458,21 @@ def test_pipelined_requests_are_answered_in_order(service: Service, tasks: str) 
     found = re.findall(rb'"detail":"There is no task 900719925474(\d{4})', answer)
     assert found == [b"%04d" % number for number in range(50)]
     assert answer.endswith(b'{"total":0,"completed":0,"pending":0,"overdue":0}')
+
+
+def test_who_sends_countless_requests_ahead_of_their_answers_is_turned_away(
+    service: Service,
+) -> None:
+    asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+    before = service.memory()
+    with connect(service) as wire, ThreadPoolExecutor() as pool:
+        received = pool.submit(read_all, wire)
+        with suppress(ConnectionError):
+            for _ in range(500):  # a gigabyte where all are taken in
+                wire.sendall(asked)
+        last = received.result().rpartition(b"HTTP/1.1 ")[2]
+    assert last[:3] in (b"503", b"")  # lost where the connection was reset first
+    assert service.memory() < before + 100_000_000
 
 
 def test_a_websocket_is_turned_away(service: Service, tasks: str) -> None:
