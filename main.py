@@ -4,6 +4,7 @@ A request passes the envelope (request id, log line, shape of the path), CORS, t
 Whatever fails on the way comes back as a problem, see `errors.py`.
 """
 
+import asyncio
 import gc
 import logging
 import multiprocessing
@@ -38,6 +39,7 @@ from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
 from schemas import Health
 from settings import Settings, env_files, load_settings, refuse_to_start
+from trash import keep_emptying
 
 log = logging.getLogger("tasks")
 
@@ -142,6 +144,7 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
         await owners.open()
+        emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.
         gc.set_threshold(20_000, 10, 10)
@@ -149,6 +152,7 @@ def create_app(settings: Settings) -> FastAPI:
             for line in _welcome(settings, database):  # once, however many workers
                 log.info("%s", line)
         yield
+        emptying.cancel()
         await owners.close()
         await database.close()
 
