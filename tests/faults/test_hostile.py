@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 import httpx2
 import pytest
 
+from schemas import TaskQuery
 from tests.support.api import create
 from tests.support.problems import CORS, assert_problem
 from tests.support.service import Service
@@ -363,6 +364,16 @@ def test_a_query_that_makes_no_sense_is_refused(service: Service, tasks: str, qu
 )
 def test_a_query_may_be_long_and_strange(service: Service, tasks: str, query: str) -> None:
     assert parse(say(service, request(f"GET {tasks}?{query}"))).status_code == 200
+
+
+def test_a_parameter_that_comes_twice_is_refused_or_taken_as_a_list(
+    client: httpx2.Client, tasks: str
+) -> None:
+    for name in TaskQuery.model_fields:
+        for value in ("1", "a", "", "true", "2026-01-01", "2026-01-01T10:00:00Z"):
+            for path in (tasks, f"{tasks}/stats"):
+                answer = client.get(f"{path}?{name}={value}&{name}={value}")
+                assert answer.status_code in (200, 422), f"{name}={value}"
 
 
 @pytest.mark.parametrize("query", ["q=%ff", "title_ne=%c3", "tag=%ed%a0%80", "%ff=1"])
