@@ -5,87 +5,53 @@ Beside `queries.py`, and loaded only where `AUTH_ACCOUNTS` is on: Argon2 costs m
 
 import asyncio
 import hmac
-import os
-import sys
-import threading
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
-from math import ceil
+from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv6Address, ip_address
+from math import ceil, inf
 from secrets import token_hex
 from typing import Any, Final
 from unicodedata import normalize
 from uuid import uuid4
-from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
+from pydantic import validate_email
 from sqlalchemy.dialects.postgresql import insert  # compiles for SQLite as well
+from starlette.datastructures import Address
 
 from database import Database
-from errors import ApiError, Unavailable, field_error
+from errors import ApiError, Unauthorized, Unavailable, field_error
 from models import ACCOUNT, FAILED_LOGIN, Account
 from queries import Query, now
 
 _MOST_WAITING: Final = 100  # who sign up or log in, in this process
-_PATIENCE: Final = 20.0  # seconds that somebody waits for their turn to be hashed
+_PATIENCE: Final = 20.0  # seconds that each of them waits
 _KNOWN_FOR: Final = 50.0  # seconds; with the way to the database that stays within a minute
 _MOST_KNOWN: Final = 16_384  # accounts
-_CROWDED: Final = "Too many people are logging in right now."
-_GONE: Final = 2**31  # a generation above all that tokens have
 
 account, failed = ACCOUNT.c, FAILED_LOGIN.c
 _this = account.id == sa.bindparam("user_id")
 _unchanged = sa.and_(_this, account.generation == sa.bindparam("known"))
-_changeable = ("name", "password_hash", "generation")
 
 _create = insert(ACCOUNT).on_conflict_do_nothing(index_elements=[account.email_folded])
 _read = sa.select(*account).where(_this)
 _find = sa.select(*account).where(account.email_folded == sa.bindparam("folded"))
-_update = sa.update(ACCOUNT).where(_unchanged)
-_update = _update.values({name: sa.bindparam("new_" + name) for name in _changeable})
+_update = sa.update(ACCOUNT).where(_unchanged)  # every column
 _delete = sa.delete(ACCOUNT).where(_unchanged)  # a trigger deletes the tasks
 
-_now: sa.BindParameter[float] = sa.bindparam("now", type_=sa.Double())
-_email = sa.bindparam("email_key", type_=sa.Text())
-_address = sa.bindparam("address_key", type_=sa.Text())
-_mine = sa.and_(failed.email == _email, failed.address == _address)
-
-
-def _wait(failures: Any) -> Any:
-    """Return for how long one waits after so many: from the fifth on 1 s, 2 s, 4 s … 15 minutes."""
-    doubled = sa.literal_column("1", sa.Integer()).bitwise_lshift(failures - 5)
-    return sa.case((failures < 5, 0), (failures < 15, doubled), else_=900)
-
-
-_from_anywhere = sa.cast(sa.func.sum(failed.failures), sa.Integer())
-_all_until = sa.func.max(failed.failed_at) + _wait(_from_anywhere - (100 - 5))
-_here_until = failed.failed_at + _wait(failed.failures)
-_allowed = sa.select(_all_until).where(failed.email == _email).scalar_subquery()
-# A try counts as a failure before it is one, in the statement that lets it pass: of many at once
-# each sees those before it. Past 15 an address counts no more: nobody makes up the 100 alone.
-_try = (
-    insert(FAILED_LOGIN)
-    .from_select(
-        failed,
-        sa.select(_email, _address, sa.literal_column("1"), _now).where(
-            sa.func.coalesce(_allowed, 0) <= _now
-        ),
-    )
-    .on_conflict_do_update(
-        index_elements=[failed.email, failed.address],
-        set_={
-            "failures": sa.case((failed.failures < 15, failed.failures + 1), else_=15),
-            "failed_at": _now,
-        },
-        where=_here_until <= _now,
-    )
+_email = failed.email == sa.bindparam("email")
+_failures = sa.select(failed.address, failed.failures, failed.failed_at).where(_email)
+_count = insert(FAILED_LOGIN).on_conflict_do_update(
+    index_elements=[failed.email, failed.address],
+    set_={name: sa.literal_column("excluded." + name) for name in ("failures", "failed_at")},
+    where=failed.failed_at == sa.bindparam("seen"),
 )
-_until = sa.select(_all_until, sa.func.max(_here_until).filter(_mine)).where(failed.email == _email)
-_right = sa.delete(FAILED_LOGIN).where(_mine)
-_wrong = sa.update(FAILED_LOGIN).where(_mine).values(failed_at=_now)
-_old = sa.delete(FAILED_LOGIN).where(failed.failed_at < _now - 3600)
+_forget = sa.delete(FAILED_LOGIN).where(_email, failed.address == sa.bindparam("address"))
+_forget_old = sa.delete(FAILED_LOGIN).where(failed.failed_at < sa.bindparam("before"))
 
 
 class Accounts:
@@ -94,25 +60,21 @@ class Accounts:
     def __init__(self, database: Database, secret: bytes) -> None:
         self._run = database.run
         self._secret = secret
-        self._hasher = PasswordHasher()
+        self._hasher = PasswordHasher(parallelism=1)  # cores are for everybody's tasks
         # What is checked where there is no account, so that it takes the same time.
         self._no_password = self._hasher.hash(token_hex())
-        # One at a time: a hash keeps 4 cores and 64 MiB busy as it is.
-        self._thread = ThreadPoolExecutor(1, "argon2", initializer=_step_back)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._generations: dict[str, tuple[int, float]] = {}  # and until when they are good
+        self._thread = ThreadPoolExecutor(1, "argon2")
+        self._room, self._alone = asyncio.Semaphore(_MOST_WAITING), asyncio.Lock()
+        self._generations: dict[str, tuple[float, float]] = {}  # and until when they are good
 
     async def create(self, email: str, password: str, name: str | None) -> Account:
         """Return the new account; raise 409 if its e-mail has one already."""
-        folded = _folded(email)
-        async with self._turn(folded):
-            hashed = await self.hash(password)
         new = Account(
             id=str(uuid4()),
             email=email,
-            email_folded=folded,
+            email_folded=_folded(email),
             name=name,
-            password_hash=hashed,
+            password_hash=await self.hash(password),
             created_at=now(),
         )
         if (await self._run(Query(_create, new.model_dump()))).touched:
@@ -120,52 +82,55 @@ class Accounts:
         taken = field_error("body", "email", "has an account already")
         raise ApiError(409, "email: has an account already", errors=[taken])
 
-    async def read(self, user_id: str) -> Account | None:
-        """Return the account."""
-        return await self._one(_read, user_id=user_id)
+    async def read(self, user_id: str) -> Account:
+        """Return the account, or raise 401: whoever it was has none any more."""
+        if found := await self._one(_read, user_id=user_id):
+            return found
+        raise Unauthorized
 
-    async def update(self, changed: Account, known: int) -> bool:
-        """Store its name, password and generation, unless the generation is no longer `known`."""
-        values = {"new_" + name: getattr(changed, name) for name in _changeable}
-        return await self._change(_update, changed.id, known, changed.generation, **values)
+    async def update(self, changed: Account, known: int) -> None:
+        """Store the account, or raise 401 if its generation is no longer `known`."""
+        values = {"user_id": changed.id, "known": known, **changed.model_dump()}
+        await self._change(Query(_update, values), changed.generation)
 
-    async def delete(self, known: Account) -> bool:
-        """Delete the account and its tasks, unless it has another generation now."""
-        return await self._change(_delete, known.id, known.generation, _GONE)
+    async def delete(self, known: Account) -> None:
+        """Delete the account and its tasks, or raise 401 if it has another generation now."""
+        values = {"user_id": known.id, "known": known.generation}
+        await self._change(Query(_delete, values), inf)
 
-    async def authenticate(self, email: str, password: str, host: str) -> Account | None:
+    async def verify(self, email: str, password: str, caller: Address | None) -> Account | None:
         """Return the account with this e-mail and password; None after a wrong guess.
 
-        `host` is the address that the guess comes from. Raises 429 when it comes too soon after
-        others, and 503 when too many wait to be checked.
+        Raises 429 when it comes too soon after others, and 503 when too many wait to be checked.
         """
         folded = _folded(email)
-        keys = {"email_key": self._key(folded), "address_key": self._key(_network(host))}
-        # One by one, so that of many right ones at once none is taken for a sixth failure.
-        async with self._turn("".join(keys.values())):
-            await self._count(keys)
+        keys = {"email": self._key(folded), "address": self._key(_network(caller))}
+        async with self._turn():
+            await self._count_try(**keys)
             found = await self._one(_find, folded=folded)
             known = found.password_hash if found else self._no_password
-            right = await self._in_thread(self._is_right, known, password) and found is not None
-            settled = Query(_right if right else _wrong, keys | {"now": time.time()})
-            await self._run(settled)
-        return found if right else None
+            with suppress(VerificationError):
+                await self._in_thread(self._hasher.verify, known, password)
+                await self._run(Query(_forget, keys))
+                return found
+        return None
 
     async def hash(self, password: str) -> str:
-        """Return what to store of a password."""
-        return str(await self._in_thread(self._hasher.hash, _normal(password)))
+        """Return what to store of a password; raise 503 when too many wait."""
+        async with self._turn():
+            return str(await self._in_thread(self._hasher.hash, password))
 
     async def are_current(self, user_id: str, generation: int) -> bool:
         """Return whether tokens of this generation count, as of less than a minute ago."""
-        current, until = self._generations.get(user_id, (0, 0.0))
+        current, until = self._generations.get(user_id, (0, 0))
         if generation > current or until < time.monotonic():
-            found = await self.read(user_id)
-            current = self._learn(user_id, found.generation if found else _GONE)
+            found = await self._one(_read, user_id=user_id)
+            current = self._learn(user_id, found.generation if found else inf)
         return generation == current
 
-    def _learn(self, user_id: str, generation: int) -> int:
+    def _learn(self, user_id: str, generation: float) -> float:
         """Take down and return the highest generation known, for answers may come late."""
-        generation = max(generation, self._generations.pop(user_id, (0, 0.0))[0])
+        generation = max(generation, self._generations.pop(user_id, (0, 0))[0])
         self._generations[user_id] = generation, time.monotonic() + _KNOWN_FOR
         if len(self._generations) > _MOST_KNOWN:
             del self._generations[next(iter(self._generations))]
@@ -175,71 +140,71 @@ class Accounts:
         rows, _ = await self._run(Query(statement, key, repeatable=True))
         return Account(**dict(zip(account.keys(), rows[0], strict=True))) if rows else None
 
-    async def _change(
-        self, statement: sa.ClauseElement, user_id: str, known: int, generation: int, **values: Any
-    ) -> bool:
-        query = Query(statement, {"user_id": user_id, "known": known, **values})
-        done = bool((await self._run(query)).touched)
-        if done:
-            self._learn(user_id, generation)
-        return done
+    async def _change(self, query: Query, generation: float) -> None:
+        if not (await self._run(query)).touched:
+            raise Unauthorized
+        self._learn(query.parameters["user_id"], generation)
 
-    async def _count(self, keys: dict[str, str]) -> None:
-        """Count a try; raise 429 instead while none may be made."""
-        values: dict[str, Any] = {**keys, "now": time.time()}
-        await self._run(Query(_old, values))  # so there are never more than come in an hour
-        if not (await self._run(Query(_try, values))).touched:
-            rows, _ = await self._run(Query(_until, values, repeatable=True))
-            wait = ceil(max(until or 0 for until in rows[0]) - values["now"])
-            detail = "There were too many failed attempts for this e-mail; wait before the next."
-            raise ApiError(429, detail, headers={"Retry-After": str(max(1, wait))})
+    async def _count_try(self, email: str, address: str) -> None:
+        """Count a try as a failure before it is one; raise 429 instead while none may be made.
 
-    def _turn(self, key: str) -> asyncio.Lock:
-        """Return the lock of those who wait with the same key, or raise 503."""
-        if len(self._turns) >= _MOST_WAITING:
-            raise Unavailable(_CROWDED)
-        return self._turns.setdefault(key, asyncio.Lock())
+        So of many at once, on whatever worker, each sees those before it. Past 15 an address counts
+        no more: nobody makes up the 100 alone.
+        """
+        counted = 0
+        while not counted:  # else another worker has counted meanwhile
+            at = time.time()
+            await self._run(Query(_forget_old, {"before": at - 3600}))
+            rows, _ = await self._run(Query(_failures, {"email": email}, repeatable=True))
+            failures, seen = next((row[1:] for row in rows if row[0] == address), (0, 0.0))
+            anywhere, latest = sum(row[1] for row in rows), max((row[2] for row in rows), default=0)
+            wait = max(_until(failures, seen), _until(anywhere - 95, latest)) - at
+            if wait > 0:
+                detail = "Too many tries failed for this e-mail; wait before the next."
+                raise ApiError(429, detail, headers={"Retry-After": str(ceil(wait))})
+            new = {"email": email, "address": address, "failed_at": at, "seen": seen}
+            new["failures"] = min(failures + 1, 15)
+            counted = (await self._run(Query(_count, new))).touched
 
-    async def _in_thread(self, work: Any, *values: Any) -> Any:
-        """Return what `work` returns; who is gone before their turn is not worked for."""
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let one after the other in, or raise 503.
+
+        A hash takes a core and 64 MiB; and of many right log-ins at once, none is then counted as
+        the sixth failure.
+        """
         try:
-            async with asyncio.timeout(_PATIENCE):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, work, *values)
+            if self._room.locked():
+                raise TimeoutError
+            async with self._room, asyncio.timeout(_PATIENCE), self._alone:
+                yield
         except TimeoutError:
-            raise Unavailable(_CROWDED) from None
+            raise Unavailable("Too many people are logging in right now.") from None
 
-    def _is_right(self, known: str, password: str) -> bool:
-        try:
-            return self._hasher.verify(known, _normal(password))
-        except VerificationError:
-            return False
+    def _in_thread(self, work: Callable[..., Any], *values: str) -> Awaitable[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, *values)
 
     def _key(self, text: str) -> str:
         return hmac.digest(self._secret, text.encode(), "sha256").hex()
 
 
+def _until(failures: int, latest: float) -> float:
+    """Return when the next try may be: from the fifth on 1 s, 2 s, 4 s … 15 minutes later."""
+    return latest + min(2 ** min(failures - 5, 10), 900) if failures >= 5 else 0
+
+
 def _folded(email: str) -> str:
-    """Return what an e-mail address is whatever its case and Unicode form."""
-    return normalize("NFKC", normalize("NFKC", email).casefold()).strip()
+    """Return what an e-mail address is in any case, Unicode form and spelling of its domain."""
+    with suppress(ValueError):  # what is none has no account
+        email = validate_email(email)[1]
+    return normalize("NFKC", normalize("NFKC", email).casefold())
 
 
-def _normal(password: str) -> bytes:
-    """Return a password as any keyboard would give it (RFC 8265 section 4.2: NFC)."""
-    return normalize("NFC", password).encode()
-
-
-def _network(host: str) -> str:
+def _network(caller: Address | None) -> str:
     """Return what one customer of a provider has: an IPv4 address, or a /64 of IPv6."""
-    try:
+    host = caller.host if caller else ""  # of a Unix socket
+    with suppress(ValueError):  # it may be whatever a trusted proxy says
         address = ip_address(host)
-    except ValueError:  # a socket without address, or whatever a trusted proxy says
-        return host
-    whole = address.version == 4 or address.ipv4_mapped
-    return host if whole else str(int(address) >> 64)
-
-
-def _step_back() -> None:
-    """Give everybody's tasks the processor before this thread."""
-    if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        if isinstance(address, IPv6Address) and not address.ipv4_mapped:
+            return str(int(address) >> 64)
+    return host

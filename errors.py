@@ -2,6 +2,7 @@
 
     HTTPException
     └── ApiError                what this service raises
+        ├── Unauthorized  401   says how to authenticate
         ├── InvalidInput  422   names the field and the rule
         └── Unavailable   503   the database is away or overloaded; carries Retry-After
 
@@ -48,6 +49,13 @@ class ApiError(HTTPException):
     ) -> None:
         super().__init__(status, detail, headers)
         self.errors = errors
+
+
+class Unauthorized(ApiError):  # noqa: N818
+    """401: what is wrong with a token is nobody's business, so it says the same of every one."""
+
+    def __init__(self, detail: str = "A valid bearer token is required.") -> None:
+        super().__init__(401, detail, headers={"WWW-Authenticate": "Bearer"})  # RFC 6750 section 3
 
 
 class InvalidInput(ApiError):  # noqa: N818

@@ -13,11 +13,11 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import getrandbits
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -30,33 +30,23 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import Door
+from door import Door, Readers, transport_of
 from errors import ApiError
 from logs import Log
+from openapi import OPEN, refusals
 from routes.live import Live, has_token
+from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
 from schemas import Health
 from settings import Settings, env_files, load_settings, refuse_to_start
+from trash import keep_emptying
 
 log = logging.getLogger("tasks")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# In the document: a call that needs no token.
-_OPEN: Final[dict[str, Any]] = {"security": []}
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-_LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
-_PATIENCE: Final = 10.0  # seconds that so many bytes may take
-_EXPOSED: Final = (
-    "ETag",
-    "Link",
-    "Location",
-    "Retry-After",
-    "X-Total-Count",
-    "X-Request-ID",
-    "Idempotency-Replayed",
-)
 
 
 class Envelope:
@@ -73,6 +63,7 @@ class Envelope:
         self.app = cors(app)
         self.refuse = cors(errors.refuse)
         self.door = door
+        self.readers = Readers()
         self.lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +73,7 @@ class Envelope:
             return
         started = perf_counter()
         status = 0
+        transport = transport_of(receive)
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         header = (b"x-request-id", request_id.encode())
@@ -100,13 +92,11 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            if len(message.get("body", b"")) > _LARGE:
-                await _send_in_parts(message["body"], send)
-            else:
-                await send(message)
+            if not await self.readers.send(message, send, transport):
+                status = 499  # as in other logs: the client went away
 
         try:
-            receive = await self.door.admit(scope, headers, receive)
+            receive = await self.door.admit(scope, headers, receive, transport)
             await self.app(inner, receive, send_with_id)
             if rest := inner.pop("rest", None):  # of a stream: without all layers it is smaller
                 await rest(receive, send_with_id)
@@ -123,16 +113,6 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
-
-
-async def _send_in_parts(body: bytes, send: Send) -> None:
-    """Send a whole large body as it is read; give up, and so close, when nobody reads it."""
-    with suppress(TimeoutError):
-        for start in range(0, len(body), _LARGE):
-            end = start + _LARGE
-            part = {"body": body[start:end], "more_body": end < len(body)}
-            async with asyncio.timeout(_PATIENCE):  # what uvicorn has not sent, it waits for
-                await send({"type": "http.response.body", **part})
 
 
 def _for_one_task(method: str, path: str) -> bool:
@@ -166,6 +146,7 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
         await owners.open()
+        emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.
         gc.set_threshold(20_000, 10, 10)
@@ -173,6 +154,7 @@ def create_app(settings: Settings) -> FastAPI:
             for line in _welcome(settings, database):  # once, however many workers
                 log.info("%s", line)
         yield
+        emptying.cancel()
         await owners.close()
         await database.close()
 
@@ -185,29 +167,29 @@ def create_app(settings: Settings) -> FastAPI:
         # Many pages send them; no cookie is read here.
         allow_credentials="*" not in settings.origins,
         allow_private_network=True,  # a public page may call a service in a private network
-        expose_headers=_EXPOSED,
+        expose_headers=sorted(openapi.HEADERS.keys() - {"WWW-Authenticate"}),
         max_age=7200,
     )
     open_to_all = settings.auth_on or "*" in settings.origins
     door = Door(None if open_to_all else settings.origins)
+    allows = cors(errors.refuse).is_allowed_origin
+    path = "/api/{user_id:user}/tasks"
+    named = build_router(database, owners.named, path, owners.refusals, live)
+    own = build_router(database, owners.current, "/api/tasks", owners.refusals[:1], live)
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     app = FastAPIOffline(
         **openapi.ABOUT,
         lifespan=lifespan,
         telemetry={
-            "auto_configure": telemetry,
-            "tracing": telemetry,
-            "metrics": telemetry,
-            "logs": telemetry,
+            **dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), telemetry),
             "exclude": has_token,
         },
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
         routes=[  # not include_router, which matches every request twice
-            *build_router(
-                database, owners.named, "/api/{user_id:user}/tasks", owners.refusals, live
-            ).routes,
-            *build_router(database, owners.current, "/api/tasks", owners.refusals[:1], live).routes,
+            *named.routes,
+            *own.routes,
+            *build_mcp_routes(owners, settings.auth_issuer, allows, own, named),
         ],
     )
     errors.install(app)
@@ -215,22 +197,21 @@ def create_app(settings: Settings) -> FastAPI:
     if owners.tokens and owners.tokens.accounts:
         from routes.accounts import build_accounts_router
 
-        router = build_accounts_router(owners.tokens.accounts, owners.tokens)
-        app.router.routes += router.routes
+        app.router.routes += build_accounts_router(owners.tokens.accounts, owners.tokens).routes
 
-    @app.get("/health", tags=["service"], openapi_extra=_OPEN)
+    @app.get("/health", tags=["service"], openapi_extra=OPEN)
     async def get_health() -> Health:
         """The process is up; nothing else is asked."""
         return Health(status="ok")
 
-    @app.get("/ready", tags=["service"], openapi_extra=_OPEN, responses=openapi.refusals(503))
+    @app.get("/ready", tags=["service"], openapi_extra=OPEN, responses=refusals(503))
     async def get_readiness() -> Health:
         """The database answers and its schema is current."""
         if not await database.is_current():
             raise errors.Unavailable("The database does not have this version's schema.")
         return Health(status="ok")
 
-    openapi.install(app, auth_on=settings.auth_on, accounts_on=settings.auth_accounts)
+    openapi.install(app, auth_on=settings.auth_on)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:

@@ -108,6 +108,12 @@ event.listen(
     ).execute_if(dialect="postgresql"),
 )
 Index("task_user_id_uid", TASK.c.user_id, TASK.c.uid, unique=True)
+Index(
+    "task_deleted_at",
+    TASK.c.deleted_at,
+    postgresql_where=TASK.c.deleted_at.is_not(None),
+    sqlite_where=TASK.c.deleted_at.is_not(None),
+)
 Index("task_user_id_created_at_id", TASK.c.user_id, desc(TASK.c.created_at), desc(TASK.c.id))
 Index(
     "task_user_id_idempotency_key",
@@ -165,12 +171,10 @@ Index("task_gone_gone_at", GONE.c.gone_at)
 class Account(SQLModel, table=True):
     """Who may log in; `id` is the `user_id` of the account's tasks, which go when it goes.
 
-    `email` is shown as it was given, `email_folded` is what tells one from another. `generation` is
-    that of the tokens that still count. The table is not called `account`: Better Auth's is, and it
-    may share the database.
+    `email_folded` is what tells one from another, `generation` that of the tokens that still count.
     """
 
-    __tablename__ = "task_account"
+    __tablename__ = "task_account"  # that of Better Auth, which may be there too, is `account`
 
     id: str = Field(primary_key=True, sa_type=CodePointText)
     email: str = Field(sa_type=Text)

@@ -13,10 +13,11 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from errors import ApiError, InvalidInput, Unavailable, content, field_error, title
+from errors import ApiError, InvalidInput, Unauthorized, Unavailable, content, field_error, title
 from schemas import UNDOCUMENTED, Problem
 
 Json = dict[str, Any]
+OPEN: Final[Json] = {"security": []}  # a call that needs no token
 
 _DESCRIPTION: Final = """\
 Tasks at two addresses that behave the same: `/api/tasks` has those of the current user,
@@ -91,7 +92,7 @@ _TAKEN: Final = field_error("body", "uid", "is that of another task")
 # An example of each refusal.
 _REFUSALS: Final = (
     ApiError(400, "The body is not valid JSON in UTF-8."),
-    ApiError(401, "A valid bearer token is required.", headers={"WWW-Authenticate": "Bearer"}),
+    Unauthorized(),
     ApiError(403, "The token is for another user."),
     ApiError(404, "There is no task 7."),
     ApiError(409, "uid: is that of another task", errors=[_TAKEN]),
@@ -116,12 +117,10 @@ def headers(*names: str) -> Json:
     return {"headers": {name: _ref("headers", name) for name in names}}
 
 
-def install(app: FastAPI, *, auth_on: bool, accounts_on: bool) -> None:
+def install(app: FastAPI, *, auth_on: bool) -> None:
     """Complete the document that `app` serves at `/openapi.json`."""
     generate = app.openapi
-    app.openapi = cache(  # type: ignore[method-assign]
-        lambda: _completed(generate(), auth_on, accounts_on)
-    )
+    app.openapi = cache(lambda: _completed(generate(), auth_on))  # type: ignore[method-assign]
 
 
 def address() -> str:
@@ -137,8 +136,8 @@ def address() -> str:
     return f"{scheme}://{host}:{given['port']}{given['root_path'].rstrip('/')}/docs"
 
 
-def _completed(generated: Json, auth_on: bool, accounts_on: bool) -> Json:
-    """Return FastAPI's document with all that this module knows."""
+def _completed(generated: Json, auth_on: bool) -> Json:
+    """Return FastAPI's document with all that this module knows, as far as its calls use that."""
     document: Json = json.loads(json.dumps(generated), object_hook=_plain)
     components = document["components"]
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -156,11 +155,11 @@ def _completed(generated: Json, auth_on: bool, accounts_on: bool) -> Json:
         for name, (text, example) in HEADERS.items()
         if auth_on or name != "WWW-Authenticate"
     }
+    calls = json.dumps(document["paths"])
     components["responses"] = {
         _name(error.status_code): _refusal(error)
         for error in _REFUSALS
-        if (auth_on or error.status_code not in (401, 403))
-        and (accounts_on or error.status_code != 429)
+        if f'/responses/{_name(error.status_code)}"' in calls
     } | {
         _name(304): {
             "description": "The answer that you have is still good.",
@@ -170,7 +169,7 @@ def _completed(generated: Json, auth_on: bool, accounts_on: bool) -> Json:
     document["security"] = [{"token": []}] if auth_on else []
     if auth_on:
         scheme: Json = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-        if accounts_on:  # relative, so it holds behind a path prefix
+        if "/api/auth/login" in document["paths"]:  # relative, so it holds behind a path prefix
             flow = {"tokenUrl": "api/auth/login", "scopes": {}}
             scheme = {"type": "oauth2", "flows": {"password": flow}}
         components["securitySchemes"] = {"token": scheme}

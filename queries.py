@@ -258,6 +258,13 @@ def _purge(one: _Target) -> ClauseElement:
     return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
 
 
+def purging(found: ColumnElement[bool], moved: Any = MOVED) -> tuple[ClauseElement, ClauseElement]:
+    """Return what deletes all that is found for good, and the same for SQLite."""
+    deleted = _deleted(found, moved)
+    counted = select(func.count()).select_from(deleted).add_cte(_buried(deleted))
+    return counted, delete(TASK).where(found)
+
+
 def _deleted(found: ColumnElement[bool], moved: Any = MOVED) -> Any:
     """Return the step that deletes for good. SQLite needs no more than that: a trigger buries."""
     which = and_(found, task.user_id == moved.c.user_id)
@@ -344,8 +351,8 @@ def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Que
     """
     if not any(condition.column == "deleted" for condition in wanted.conditions):
         return update_tasks(owner, wanted, TaskUpdate(deleted=True), known)
-    query = _bulk(_purge_all, owner, wanted, known, {"now": now()})
-    return query._replace(on_sqlite=delete(TASK).where(matching(_shape(wanted))))
+    query = _bulk(lambda *shape: _purge_all(*shape)[0], owner, wanted, known, {"now": now()})
+    return query._replace(on_sqlite=_purge_all(_shape(wanted), known is not None)[1])
 
 
 def _bulk(
@@ -397,9 +404,8 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseE
 
 
 @lru_cache(maxsize=64)
-def _purge_all(shape: Shape, guarded: bool) -> ClauseElement:
-    deleted = _deleted(matching(shape), MOVED_KNOWN if guarded else MOVED)
-    return select(func.count()).select_from(deleted).add_cte(_buried(deleted))
+def _purge_all(shape: Shape, guarded: bool) -> tuple[ClauseElement, ClauseElement]:
+    return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 from pydantic import TypeAdapter, ValidationError
 
 from database import Database
-from errors import ApiError, Unavailable
+from errors import Unauthorized, Unavailable
 from fields import UserId
 from models import Account
 from settings import Settings
@@ -62,7 +62,9 @@ class Tokens:
             "audience": settings.audiences or None,
             "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.audiences)},
         }
-        self._days = settings.auth_token_days
+        claims = {"iss": settings.auth_issuer, "aud": settings.audiences}
+        self._claims = {name: value for name, value in claims.items() if value}
+        self._lifetime = settings.auth_token_days * 86_400  # seconds
         self.accounts = None
         if settings.auth_accounts:
             from accounts import Accounts
@@ -95,48 +97,30 @@ class Tokens:
                 key = await self._keys.for_token(token) if self._keys else self._secret
                 if key:
                     user_id, end, generation = self._read(token, key)
-                    if time.time() < end and await self._counts(user_id, generation):
+                    if time.time() < end and (
+                        not self.accounts or await self.accounts.are_current(user_id, generation)
+                    ):
                         request.scope["token_end"] = end  # seconds since 1970
                         return user_id
             except (jwt.PyJWTError, ValidationError):
                 pass
-        # The same words for every reason: what is wrong with a forged token is nobody's business.
-        raise unauthorized()
+        raise Unauthorized
 
     def issue(self, account: Account) -> dict[str, Any]:
         """Return a new token for an account, as OAuth 2 answers it (RFC 6749 section 5.1)."""
         assert self._secret  # which accounts need
         issued = int(time.time())
-        lifetime = self._days * 86_400
-        claims = {
-            "sub": account.id,
-            "email": account.email,
-            "gen": account.generation,
-            "iat": issued,
-            "exp": issued + lifetime,
-            "iss": self._checks["issuer"],
-            "aud": self._checks["audience"],
-        }
-        present = {name: value for name, value in claims.items() if value is not None}
-        token = jwt.encode(present, self._secret, "HS256")
-        return {"access_token": token, "token_type": "bearer", "expires_in": lifetime}
+        claims = {"sub": account.id, "email": account.email, "gen": account.generation}
+        claims |= {"iat": issued, "exp": issued + self._lifetime, **self._claims}
+        token = jwt.encode(claims, self._secret, "HS256")
+        return {"access_token": token, "token_type": "bearer", "expires_in": self._lifetime}
 
-    async def _counts(self, user_id: str, generation: Any) -> bool:
-        """Return whether a token still counts; where there are no accounts each does."""
-        if self.accounts is None:
-            return True
-        return type(generation) is int and await self.accounts.are_current(user_id, generation)
-
-    def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, int, Any]:
+    def _verify(self, token: str, key: jwt.PyJWK) -> tuple[str, int, int]:
         """Return whom a token is for, until when (seconds since 1970), and of which generation."""
         claims = jwt.decode(token, key, [key.algorithm_name], **self._checks)
-        user_id = _user_id.validate_python(claims["sub"])
-        return user_id, int(claims["exp"]) + _LEEWAY, claims.get("gen")
-
-
-def unauthorized(detail: str = "A valid bearer token is required.") -> ApiError:
-    """Return the 401 that says how to authenticate (RFC 6750 section 3)."""
-    return ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
+        user_id, generation = _user_id.validate_python(claims["sub"]), claims.get("gen")
+        generation = generation if type(generation) is int else 0  # which is none
+        return user_id, int(claims["exp"]) + _LEEWAY, generation
 
 
 class KeySet:

@@ -1,25 +1,34 @@
 """Accounts: signing up, logging in, and what one may do with one's own account."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final, Literal
+from unicodedata import normalize
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AliasChoices, BaseModel, EmailStr, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, EmailStr, Field
 from pydantic_core import to_json
 
 from accounts import Accounts
-from errors import ApiError
+from errors import ApiError, Unauthorized
 from fields import Characters
 from models import Account
-from openapi import operation_id, refusals
+from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
 from schemas import Body
-from tokens import Tokens, unauthorized
+from tokens import Tokens
+
+_FORM: Final = "application/x-www-form-urlencoded"
+# Log-in takes the form of RFC 6749 section 4.3, too.
+_LOGS_IN: Final = {**OPEN, "requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
+_BODY: Final = (400, 413, 415, 422, 500, 503)
 
 Name = Annotated[str, Characters(200)]
-Password = Annotated[str, Characters(128, 8)]
-Guess = Annotated[str, Characters(1000)]
+# A password is the same from every keyboard (RFC 8265 section 4.2: NFC).
+_NFC: Final = AfterValidator(partial(normalize, "NFC"))
+Password = Annotated[str, Characters(128, 8), _NFC]
+Guess = Annotated[str, Characters(1000), _NFC]
 
 
 class SignUp(BaseModel, strict=True):
@@ -75,20 +84,16 @@ class Token(BaseModel):
     user: User
 
 
-_BODY: Final = (400, 413, 415, 422, 500, 503)
-_OPEN: Final[dict[str, Any]] = {"security": []}
-_FORM: Final = "application/x-www-form-urlencoded"
-_TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
-
-
-class LogInRoute(TaskRoute):
-    """A route whose JSON may come as a form instead (RFC 6749 section 4.3)."""
+class AccountRoute(TaskRoute):
+    """A route of accounts; one that the document gives a form takes it, too."""
 
     def to_json(self, request: Request, raw: bytes) -> bytes:
         """Return the body of a request as JSON, or raise 415."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given != _FORM or self.openapi_extra is not _LOGS_IN:
             return super().to_json(request, raw)
-        return to_json(dict(parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True)))
+        first = b"&".join(raw.split(b"&", 100)[:100]).decode("utf-8", "replace")
+        return to_json(dict(parse_qsl(first, keep_blank_values=True)))
 
 
 def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
@@ -96,17 +101,24 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
     router = APIRouter(
         prefix="/api/auth",
         tags=["accounts"],
-        route_class=TaskRoute,
+        route_class=AccountRoute,
         generate_unique_id_function=operation_id,
     )
 
     async def own(request: Request) -> Account:
         """Return the account that the token is for, or raise 401."""
-        if account := await accounts.read(await tokens.user_of(request)):
-            return account
-        raise unauthorized()
+        return await accounts.read(await tokens.user_of(request))
 
     Mine = Annotated[Account, Depends(own)]  # noqa: N806
+
+    async def confirm(request: Request, mine: Account, password: str | None) -> None:
+        """Raise 403 unless this is the account's password."""
+        found = password and await accounts.verify(mine.email, password, request.client)
+        if not found:
+            raise ApiError(403, "The current password is wrong or missing.")
+
+    def token(account: Account, status: int = 200) -> Response:
+        return _answer({**tokens.issue(account), "user": _shown(account, User)}, status)
 
     @router.post("/register", include_in_schema=False)
     @router.post(
@@ -114,34 +126,26 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
         status_code=201,
         response_model=Token,
         responses=refusals(409, *_BODY),
-        openapi_extra=_OPEN,
+        openapi_extra=OPEN,
     )
     async def sign_up(new: SignUp) -> Response:
         """Makes an account; its `id` is the user whose tasks are its own."""
         return token(await accounts.create(new.email, new.password, new.name), 201)
 
+    @router.post("/signin", include_in_schema=False, openapi_extra=_LOGS_IN)
+    @router.post(
+        "/login", response_model=Token, responses=refusals(401, 429, *_BODY), openapi_extra=_LOGS_IN
+    )
     async def log_in(request: Request, guess: LogIn) -> Response:
         """From the fifth failure in a row for an e-mail on, each makes the next try wait."""
-        if found := await accounts.authenticate(guess.email, guess.password, _host(request)):
+        if found := await accounts.verify(guess.email, guess.password, request.client):
             return token(found)
-        raise unauthorized("The e-mail or the password is wrong.")
-
-    for path in ("/login", "/signin"):
-        router.add_api_route(
-            path,
-            log_in,
-            methods=["POST"],
-            response_model=Token,
-            responses=refusals(401, 429, *_BODY),
-            include_in_schema=path == "/login",
-            openapi_extra=_OPEN | _TAKES_FORM,
-            route_class_override=LogInRoute,
-        )
+        raise Unauthorized("The e-mail or the password is wrong.")
 
     @router.get("/me", response_model=Me, responses=refusals(401, 500, 503))
     async def get_me(mine: Mine) -> Response:
         """Whom the token is for."""
-        return _answer(_fields(mine))
+        return _answer(_shown(mine, Me))
 
     @router.patch("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
     async def update_me(request: Request, mine: Mine, change: AccountUpdate) -> Response:
@@ -153,9 +157,8 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
             mine.generation += 1
         if "name" in change.model_fields_set:
             mine.name = change.name
-        if not await accounts.update(mine, known):
-            raise unauthorized()
-        return _answer(_fields(mine) | (tokens.issue(mine) if change.password else {}))
+        await accounts.update(mine, known)
+        return _answer(_shown(mine, Me) | (tokens.issue(mine) if change.password else {}))
 
     @router.delete("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
     async def delete_me(
@@ -163,29 +166,14 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
     ) -> Response:
         """Deletes the account and all its tasks."""
         await confirm(request, mine, body.password if body else None)
-        if not await accounts.delete(mine):
-            raise unauthorized()
-        return _answer(_fields(mine))
-
-    async def confirm(request: Request, mine: Account, password: str | None) -> None:
-        """Raise 403 unless this is the account's password."""
-        found = password and await accounts.authenticate(mine.email, password, _host(request))
-        if not found:
-            raise ApiError(403, "The current password is wrong or missing.")
-
-    def token(account: Account, status: int = 200) -> Response:
-        user = account.model_dump(include={"id", "email", "name"})
-        return _answer(tokens.issue(account) | {"user": user}, status)
+        await accounts.delete(mine)
+        return _answer(_shown(mine, Me))
 
     return router
 
 
-def _fields(account: Account) -> dict[str, Any]:
-    return account.model_dump(include={"id", "email", "name", "created_at"})
-
-
-def _host(request: Request) -> str:
-    return request.client.host if request.client else ""
+def _shown(account: Account, model: type[User]) -> dict[str, Any]:
+    return account.model_dump(include=set(model.model_fields))
 
 
 def _answer(content: dict[str, Any], status: int = 200) -> Response:

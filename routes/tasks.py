@@ -113,8 +113,8 @@ def build_router(
     @router.post(
         "",
         status_code=201,
-        response_model=Task | list[Task],
-        response_description="The new task, or of an array all of them.",
+        response_model=Task,
+        response_description="The new task.",
         responses={
             201: headers("ETag", "Location", "Idempotency-Replayed"),
             **BAD_BODY,
@@ -122,7 +122,9 @@ def build_router(
         },
     )
     async def create_task(whose: Whose, new: NewTasks, idempotency_key: Key = None) -> Response:
-        """Only the title is required. Of an array all tasks are made, or none."""
+        """Only the title is required. An array of 1 to 1000 bodies makes all these tasks, or none,
+        and is answered by their array.
+        """
         if isinstance(new, list):
             return await _create_all(whose, new, idempotency_key)
         try:

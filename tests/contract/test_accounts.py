@@ -1,5 +1,6 @@
 """Accounts as a page of another origin uses them, and as the document and its page show them."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import httpx2
 import pytest
 
 from tests.conftest import Database
-from tests.contract.test_readme import ACCOUNT, ADDRESS, block
-from tests.integration.test_accounts import sign_up, with_accounts
-from tests.support.browser import Chromium, Site
+from tests.contract.test_readme import ACCOUNT, ACCOUNTS_PAGE, ADDRESS, block, bundle
+from tests.integration.test_accounts import bearer, sign_up, with_accounts
+from tests.support.browser import Chromium, Page, Site
+from tests.support.processes import wait_until
 
 # A page's whole life with the service; each line of `story` is what came of one call.
 STORY = """
@@ -66,6 +68,107 @@ def test_a_page_lives_with_accounts_from_sign_up_to_deletion(
             for token in ("token", "changed.access_token"):
                 page.evaluate(f"await tell('GET', '/api/tasks', undefined, {token})")
             assert page.evaluate("story.slice(-2)") == [401, 401]
+
+
+# What the page finds at its import map's addresses, which no test reaches.
+LIBRARIES = """
+export { default } from "htm";
+export { createElement, useEffect, useState } from "react";
+export { createRoot } from "react-dom/client";
+"""
+TITLES = "[...document.querySelectorAll('li input:not([type])')].map(each => each.value).join()"
+
+
+def submit(page: Page, form: str, button: str, **fields: str) -> None:
+    """Fill in a form of the page and press one of its buttons."""
+    for name, value in fields.items():
+        page.type(f"#{form} [name={name}]", value)
+    page.click(f"#{form} button{f'[value={button}]' if button else ''}")
+
+
+def said(page: Page, text: str) -> None:
+    """Wait until the page shows this as what went wrong."""
+    page.wait(f"document.querySelector('[role=alert]')?.innerText.includes({text!r})")
+
+
+def test_the_react_page_takes_an_account_from_sign_up_to_deletion(
+    browser: Chromium, new_database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "libraries.js").write_text(LIBRARIES)
+    bundle(tmp_path, "libraries.js", "bundle.js", "--format=esm")
+    workers = 4 if new_database.name == "postgresql" else 1
+    with (
+        with_accounts(new_database, workers=workers, KNOWN_FOR="0.5") as service,
+        Site(tmp_path) as site,
+        httpx2.Client(base_url=service.url) as client,
+    ):
+        html, found = re.subn('"https://esm.sh/.*?"', '"./bundle.js"', block(ACCOUNTS_PAGE))
+        assert found == 3
+        (tmp_path / "index.html").write_text(html.replace(ADDRESS, service.url))
+        bob = sign_up(client, "bob@example.com")
+        bobs = client.post("/api/tasks", json={"title": "Bob's"}, headers=bob.headers).json()
+        with browser.open(site.url) as page:
+            submit(page, "enter", "login", email="ann@example.com", password="correct horse")
+            said(page, "The e-mail or the password is wrong.")
+            submit(page, "enter", "signup", email="ann@example.com", password="correct horse")
+            submit(page, "add", "", title="Water the plants")
+            page.wait(f"{TITLES} === 'Water the plants'")
+            submit(page, "add", "", title="Buy milk")
+            page.wait(f"{TITLES} === 'Buy milk,Water the plants'")
+            page.type("li input:not([type])", "Buy tea")
+            page.click("li input[type=checkbox]")
+            page.wait("document.querySelector('li input').checked")
+            page.click("li:last-child button")
+            page.wait(f"{TITLES} === 'Buy tea'")
+            submit(page, "add", "", title=" ")
+            said(page, "title: must be 1 to 200 characters")
+
+            # Log out and in again: all is there. Another user's is not.
+            page.click("#account button[type=button]")
+            submit(page, "enter", "login", email="Ann@Example.com", password="correct horse")
+            page.wait(f"{TITLES} === 'Buy tea' && document.querySelector('li input').checked")
+            page.evaluate(
+                "const ask = async (method, path) => (await fetch(path, { method, headers: "
+                "{ Authorization: `Bearer ${localStorage.token}` } })).status"
+            )
+            for method in ("GET", "DELETE"):
+                for path, status in (("tasks", 403), (f"tasks/{bobs['id']}", 403)):
+                    url = f"{service.url}/api/{bob.id}/{path}"
+                    assert page.evaluate(f"await ask('{method}', '{url}')") == status
+                url = f"{service.url}/api/tasks/{bobs['id']}"
+                assert page.evaluate(f"await ask('{method}', '{url}')") == 404
+
+            # A new password ends the token before it, and that leads back to the log-in page.
+            page.evaluate("const old = localStorage.token")
+            passwords = {"current_password": "wrong", "password": "a new password"}
+            submit(page, "account", "change", **passwords)
+            said(page, "The current password is wrong or missing.")
+            passwords["current_password"] = "correct horse"
+            submit(page, "account", "change", **passwords)
+            page.wait("localStorage.token !== old && !document.querySelector('[role=alert]')")
+            old = bearer(page.evaluate("localStorage.token = old"))
+            url = f"{service.url}/api/tasks"
+            wait_until(lambda: is_refused(url, old, workers), "the old token ends everywhere")
+            submit(page, "add", "", title="too late")
+            page.wait("document.querySelector('#enter') && !localStorage.token")
+            submit(page, "enter", "login", email="ann@example.com", password="correct horse")
+            said(page, "The e-mail or the password is wrong.")
+            submit(page, "enter", "login", email="ann@example.com", password="a new password")
+            page.wait(f"{TITLES} === 'Buy tea'")
+
+            submit(page, "account", "delete", current_password="a new password")
+            page.wait("document.querySelector('#enter') && !localStorage.token")
+            submit(page, "enter", "login", email="ann@example.com", password="a new password")
+            said(page, "The e-mail or the password is wrong.")
+            assert page.errors == []
+        left = client.get("/api/tasks", headers=bob.headers).json()
+        assert [task["title"] for task in left] == ["Bob's"]
+
+
+def is_refused(url: str, headers: dict[str, str], workers: int) -> bool:
+    """Whether the token is refused by whatever worker takes the connection."""
+    statuses = {httpx2.get(url, headers=headers).status_code for _ in range(5 * workers)}
+    return statuses == {401}
 
 
 def test_the_page_of_the_document_logs_in_by_its_button(

@@ -52,7 +52,8 @@ def parameters(operation: Json, where: str) -> dict[str, Json]:
 def example(body: Json) -> Any:
     """The example that the schema of an answer or of a request has."""
     schema = body["content"]["application/json"]["schema"]
-    found = resolved(schema.get("items") or schema.get("anyOf", [schema])[0])["examples"][0]
+    first = (schema.get("anyOf") or schema.get("oneOf") or [schema])[0]
+    found = resolved(schema.get("items") or first)["examples"][0]
     return [found] if "items" in schema else found
 
 
@@ -61,7 +62,7 @@ def example(body: Json) -> Any:
 
 def test_the_copy_in_the_repository_is_what_the_service_serves(client: httpx2.Client) -> None:
     served = client.get("/openapi.json").json()
-    written = json.dumps(served, indent=1, ensure_ascii=False) + "\n"
+    written = json.dumps(served, indent=0, ensure_ascii=False) + "\n"
     assert written == COPY.read_text(), "docs/design.md says how to write it anew"
 
 
@@ -116,7 +117,7 @@ def test_every_failure_is_a_problem_with_an_example_of_its_status() -> None:
 def test_schemas_have_one_name_each_and_none_is_the_frameworks() -> None:
     assert set(COMPONENTS["schemas"]) == {
         *("Task", "TaskCreate", "TaskUpdate", "Completion", "Stats", "Updated", "Deleted"),
-        *("Problem", "FieldError", "Health"),
+        *("Problem", "FieldError", "Health", "Changes", "GoneTask"),
     }
 
 
@@ -167,6 +168,9 @@ CALLS: dict[str, Call] = {
         tasks, json=_example("", "patch")
     ),
     "deleteMatchingUserTasks": lambda client, tasks: client.delete(tasks),
+    "getUserTaskChanges": lambda client, tasks: client.get(
+        f"{tasks}/changes", params={"since": create(client, tasks)["id"] * 0}
+    ),
     "getUserTaskStats": lambda client, tasks: client.get(f"{tasks}/stats"),
     "getUserTask": lambda client, tasks: client.get(_one(client, tasks)),
     "putUserTask": lambda client, tasks: client.put(
@@ -237,7 +241,7 @@ def test_a_list_takes_the_parameters_that_it_declares_and_no_other(
     client: httpx2.Client, tasks: str
 ) -> None:
     spelt = {name for field in TaskQuery.model_fields.items() for name in _spellings(*field)}
-    fields = set(DOCUMENT["components"]["schemas"]["Task"]["properties"]) - {"url"}
+    fields = set(DOCUMENT["components"]["schemas"]["Task"]["properties"]) - {"url", "etag"}
     guessed = {f"{name}_{operator}" for name in fields for operator in ("gte", "lte", "ne", "like")}
     unknown = set()
     for name in sorted(spelt | guessed | fields | {"titel", "limit_", "_q"}):
@@ -245,6 +249,7 @@ def test_a_list_takes_the_parameters_that_it_declares_and_no_other(
         errors = answer.json()["errors"] if answer.status_code == 422 else []
         unknown |= {each["field"] for each in errors if each["message"].startswith("is not a ")}
     impossible = {"tags_gte", "tags_lte", "completed_like", "order_like"}
+    impossible |= {f"deleted_{operator}" for operator in ("gte", "lte", "ne", "like")}
     assert unknown == impossible | {"titel", "limit_", "_q"}
     assert {"status", "q", "_start", "title_like", "due_before"} <= spelt
 
@@ -252,7 +257,7 @@ def test_a_list_takes_the_parameters_that_it_declares_and_no_other(
 def test_a_list_documents_the_parameters_of_its_own_spelling_and_names_the_others() -> None:
     operation = DOCUMENT["paths"]["/api/{user_id}/tasks"]["get"]
     documented = set(parameters(operation, "query"))
-    names = "status q priority tag overdue due_before due_after sort limit offset id"
+    names = "status q priority tag overdue due_before due_after deleted sort limit offset id"
     assert documented == set(names.split())
     named = set(re.findall("`([a-zA-Z_]+)`", DOCUMENT["info"]["description"]))
     others = {"search", "_sort", "_order", "_start", "_end", "_limit", "_page"}

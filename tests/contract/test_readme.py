@@ -53,14 +53,16 @@ BETTER_AUTH = ("sh", "AUTH_JWKS_URL")
 BETTER_AUTH_CALL = ("js", "/api/auth/token")
 SECRET = ("sh", "AUTH_SECRET")
 ACCOUNT = ("js", "/api/auth/signup")
+ACCOUNTS_PAGE = ("html", "importmap")
 SECRET_TOKEN = ("js", "SignJWT")
 POSTGRESQL = ("sh", "postgresql://")
 WORKERS = ("sh", "--workers")
 TELEMETRY = ("sh", "OTEL_EXPORTER")
 DOCUMENT = ("sh", "main.app.openapi()")
+AGENT = ("python", "from mcp.client")
 EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
-    *(SECRET_TOKEN, ACCOUNT, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT),
+    *(SECRET_TOKEN, ACCOUNT, ACCOUNTS_PAGE, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT, AGENT),
 ]
 ADDRESS = "http://localhost:8000"
 API = PAGES[REPOSITORY / "docs/api.md"]
@@ -78,10 +80,11 @@ def section(title: str) -> str:
 
 
 def test_every_block_that_could_run_is_run() -> None:
-    runnable = [text for language, text in BLOCKS if language in ("sh", "js", "jsx", "ts")]
+    languages = {"sh", "js", "jsx", "ts", "html", "python"}
+    runnable = [text for language, text in BLOCKS if language in languages]
     assert sorted(runnable) == sorted(map(block, EXECUTED))
-    untested = {language for language, _ in BLOCKS} - {"sh", "js", "jsx", "ts"}
-    assert untested == {"json", "ini", "nginx"}
+    untested = {language for language, _ in BLOCKS} - languages
+    assert untested == {"json", "ini", "nginx", "py"}  # py: what needs a key of OpenAI
 
 
 def test_the_sections_come_in_the_order_in_which_a_reader_needs_them() -> None:
@@ -381,6 +384,14 @@ def test_the_typescript_compiles_strictly_and_runs(tmp_path: Path) -> None:
     assert output.decode() == "[ 'typed' ]\n"
 
 
+def test_the_python_agent_adds_and_finds(service: Service, client: httpx2.Client) -> None:
+    script = block(AGENT).replace(ADDRESS, service.url)
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    number = int(output.decode().partition(" ")[0])
+    assert f"'id': {number}, ".encode() in output
+    assert client.delete(f"/api/tasks/{number}").json()["title"] == "Buy milk"
+
+
 # ---- auth
 
 
@@ -495,7 +506,7 @@ def test_behind_the_nginx_of_the_docs_addresses_are_the_proxys(
 
 
 def test_the_error_that_is_shown_is_the_one_that_comes(client: httpx2.Client, user: str) -> None:
-    (shown,) = (json.loads(text) for language, text in BLOCKS if language == "json")
+    shown = json.loads(block(("json", "request_id")))
     answer = client.post(f"/api/{user}/tasks", json={"title": ""}).json()
     assert answer | {"request_id": shown["request_id"]} == shown
 

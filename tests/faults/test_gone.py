@@ -1,6 +1,7 @@
 """A client that hangs up: what it asked for is not begun, and what is under way is given up."""
 
 import contextlib
+import json
 import socket
 from collections.abc import Iterator
 
@@ -39,3 +40,17 @@ def test_a_create_whose_client_hung_up_before_its_turn_makes_nothing(
     titles = [task["title"] for task in httpx2.get(f"{own.url}/api/tasks").json()]
     assert "first" in titles
     assert titles.count("never") <= 10  # those that the database had been given already
+
+
+def test_an_agent_that_hung_up_is_no_error_of_the_service(
+    own: Service, new_database: Database
+) -> None:
+    use = {"name": "add_task", "arguments": {"title": "never"}}
+    adding = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": use})
+    head = "POST /mcp HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+    with locked(new_database.url):
+        for _ in range(40):
+            hang_up_after_sending(own, f"{head}{len(adding)}\r\n\r\n{adding}".encode())
+        wait_until(lambda: own.log.count("POST /mcp 200") >= 20, "what waited is given up")
+    httpx2.get(f"{own.url}/api/tasks").raise_for_status()
+    assert "unexpected error" not in own.log

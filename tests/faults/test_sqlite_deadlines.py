@@ -64,7 +64,7 @@ def test_a_read_past_its_deadline_is_stopped_and_says_what_helps(path: str) -> N
             assert told(result) == HEAVY
             assert seconds < 0.5 + SOON
         result, seconds = await outcome(run(pool, QUICK_READ, "owner 5"))  # no thread is lost
-        assert result == ([(1,)], -1)
+        assert result == ([(1,)], 1)
         assert seconds < SOON
 
     on(path, scenario)
@@ -115,7 +115,7 @@ def test_a_read_whose_caller_is_gone_is_stopped_and_one_that_waits_is_not_begun(
         for call in calls:
             call.cancel()
         result, seconds = await outcome(run(pool, QUICK_READ, "owner 1"))
-        assert result == ([(1,)], -1)
+        assert result == ([(1,)], 1)
         assert seconds < SOON
 
     on(path, scenario)
@@ -131,7 +131,7 @@ def test_a_write_whose_caller_is_gone_is_not_begun(path: str) -> None:
             await asyncio.sleep(0.1)
             gone.cancel()
         await asyncio.gather(first, last)
-        assert await texts_in(pool) == ["first", "last"]
+        assert sorted(await texts_in(pool)) == ["first", "last"]
 
     on(path, scenario)
 
@@ -142,7 +142,7 @@ def test_one_owner_leaves_threads_to_others(path: str) -> None:
         heavy.append(run(pool, SLOW_READ, "second", 3))
         await asyncio.sleep(0.1)
         result, seconds = await outcome(run(pool, QUICK_READ, "light"))
-        assert result == ([(1,)], -1)
+        assert result == ([(1,)], 1)
         assert seconds < SOON
         result, seconds = await outcome(run(pool, INSERT.replace(":text", "'light'"), "light"))
         assert result[0] == [(1,)]

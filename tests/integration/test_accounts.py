@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import httpx2
@@ -178,7 +179,9 @@ def test_one_logs_in_with_an_email_or_a_username_that_is_one(
     assert client.get("/api/tasks", headers=bearer(answer.json()["access_token"])).json() == []
 
 
-def test_one_logs_in_with_the_form_of_oauth(client: httpx2.Client, email: str) -> None:
+def test_one_logs_in_with_the_form_of_oauth(
+    client: httpx2.Client, database: Database, email: str
+) -> None:
     password = "pä + ss&=%"
     sign_up(client, email, password)
     form = {"grant_type": "password", "username": email, "password": password, "scope": ""}
@@ -187,9 +190,31 @@ def test_one_logs_in_with_the_form_of_oauth(client: httpx2.Client, email: str) -
     assert answer.json()["user"]["email"] == email
     assert_problem(client.post("/api/auth/login", data=form | {"password": "x"}), 401)
     assert_problem(client.post("/api/auth/signup", data=form), 415)
-    for broken, field in ((b"username=%ff", "password"), (b"a", "email"), (b"&&=&", "password")):
-        kind = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
+    kind = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
+    for broken, field in (
+        (b"username=%ff", "password"), (b"a", "email"), (b"&&=&", "password"),
+        (b"username=a%00&password=b", "username"), (b"username=a&password=%00", "password"),
+        (b"username=a&password=" + b"x" * 1001, "password"), (b"a=&" * 80_000, "email"),
+        (b"a&" * 100 + b"username=a&password=b", "email"), (b"user%name=a&password=b", "email"),
+        (b"username[]=a&password=b", "email"), (b"username=a;password=b", "password"),
+        ("username=a&password=b".encode("utf-16"), "email"), (b"\xff\xfe", "email"),
+    ):  # fmt: skip
         assert_refused(client.post("/api/auth/login", content=broken, headers=kind), field)
+    for odd in (
+        b"username=a&password=%ED%A0%80", b"username=a&password=\xff", b"username=%&password=%zz",
+        b"username=a&password=%C0%80", b"username=a&username=" + email.encode() + b"&password=x",
+        f"username={email}&password={password}".encode("latin-1"), b"username=a&password=+",
+    ):  # fmt: skip
+        assert_problem(client.post("/api/auth/login", content=odd, headers=kind), 401)
+    quoted = urlencode({"password": password, "username": email}).encode()
+    for good in (
+        quoted,
+        quoted.replace(b"@", b"%40"),
+        b"&&" + quoted + b"&",
+        b"password=x&" + quoted,
+    ):
+        let_pass(database, 4000)
+        assert client.post("/api/auth/login", content=good, headers=kind).status_code == 200
 
 
 def test_signing_up_ignores_what_it_does_not_know(client: httpx2.Client, email: str) -> None:
@@ -207,6 +232,14 @@ def test_signing_up_ignores_what_it_does_not_know(client: httpx2.Client, email: 
         ("jos\u00e9{}@example.com", "JOSE\u0301{}@example.com"),
         ("stra\u00dfe{}@example.com", "STRASSE{}@example.com"),
         ("ann{}@b\u00fccher.example.com", "ann{}@BU\u0308CHER.example.com"),
+        ("ann{}@xn--bcher-kva.example.com", "ann{}@b\u00fccher.example.com"),
+        ("ann{}@b\u00fccher.example.org", "Ann{}@XN--BCHER-KVA.example.org"),
+        ("Ann <ann{}@example.com>", "ann{}@example.com"),
+        ("\uff41nn{}@example.com", "ann{}@example.com"),
+        ("ann{}@ex\uff41mple.com", "ann{}@example.com"),
+        ("\u212a{}@example.com", "k{}@example.com"),
+        ("\ufb01sh{}@example.com", "FISH{}@example.com"),
+        ("\u0130{}@example.com", "i\u0307{}@example.com"),
     ],
 )
 def test_an_email_is_the_same_in_any_case_and_unicode_form(
@@ -218,7 +251,27 @@ def test_an_email_is_the_same_in_any_case_and_unicode_form(
     taken = client.post("/api/auth/signup", json={"email": other, "password": PASSWORD})
     assert_problem(taken, 409)
     assert taken.json()["errors"][0]["field"] == "email"
-    assert log_in(client, other).json()["user"]["id"] == person.id
+    for spelling in (one, other):
+        assert log_in(client, spelling).json()["user"]["id"] == person.id
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ann{}@example.com", "\u0430nn{}@example.com"),  # Cyrillic
+        ("ann{}@example.com", "ann+a{}@example.com"),
+        ("a.nn{}@example.com", "ann{}@example.com"),
+        ("jose{}@example.com", "jos\u00e9{}@example.com"),
+        ("i{}@example.com", "\u0131{}@example.com"),
+        ("ann{}@example.com", "ann{}@example.com.example.com"),
+    ],
+)
+def test_emails_that_only_look_alike_are_two(client: httpx2.Client, one: str, other: str) -> None:
+    key = uuid4().hex
+    first, second = (sign_up(client, each.format(key)) for each in (one, other))
+    assert first.id != second.id
+    for person in (first, second):
+        assert log_in(client, person.email).json()["user"]["id"] == person.id
 
 
 def test_of_many_sign_ups_with_one_email_at_once_one_succeeds(
@@ -248,14 +301,19 @@ def test_what_is_no_email_is_refused(client: httpx2.Client, email: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "password", ["12345678", "x" * 128, "\U0001f9d1" * 128, "  blanks  ", "'\"; DROP--"]
-)
+    "password",
+    [
+        "12345678", "x" * 128, "\U0001f9d1" * 128, "  blanks  ", "'\"; DROP--",
+        "\u0300" * 128, "\u0958" * 128, "\U0001d15e" * 128, "\ufffe\uffff\U0010ffff" * 40,
+        "\u202e\u200b\ufeff\x01\x7f\n\r\t", "\ufdfa" * 128, "\ue000" * 8, " " * 8,
+    ],
+)  # fmt: skip
 def test_a_password_is_8_to_128_characters_of_any_kind_and_all_of_them_count(
     client: httpx2.Client, email: str, password: str
 ) -> None:
     sign_up(client, email, password)
     assert log_in(client, email, password).status_code == 200
-    for other in (password[:-1], password + "x", password.strip() + " ", password.upper() + "!"):
+    for other in (password[:-1], password + "x", password.strip() + "-", password.upper() + "!"):
         assert_problem(log_in(client, email, other), 401)
         assert log_in(client, email, password).status_code == 200
 
@@ -265,6 +323,12 @@ def test_passwords_of_128_characters_differ_by_the_last_one(
 ) -> None:
     sign_up(client, email, "\U0001f9d1" * 127 + "a")
     assert_problem(log_in(client, email, "\U0001f9d1" * 127 + "b"), 401)
+
+
+def test_characters_that_only_look_alike_are_others(client: httpx2.Client, email: str) -> None:
+    sign_up(client, email, "\ufb01nd caf\u00e9 K1")
+    for other in ("find caf\u00e9 K1", "\ufb01nd cafe K1", "\ufb01nd caf\u00e9 \u043a1"):
+        assert_problem(log_in(client, email, other), 401)
 
 
 def test_a_password_is_the_same_from_every_keyboard(client: httpx2.Client, email: str) -> None:
@@ -499,8 +563,8 @@ def test_nobody_locks_somebody_out_alone(
     client: httpx2.Client, database: Database, ann: Person
 ) -> None:
     for _ in range(110):
-        assert_problem(log_in(client, ann.email, "wrong"), 401)
         let_pass(database, 900)
+        assert_problem(log_in(client, ann.email, "wrong"), 401)
     assert log_in(client, ann.email, address="203.0.113.1").status_code == 200
 
 
@@ -538,6 +602,42 @@ def test_failures_are_kept_for_an_hour_and_do_not_say_whose_they_are(
     assert row[2] == 1
     assert email not in row[0]
     assert "192.0.2.1" not in row[1]
+
+
+def test_the_table_of_failures_has_one_row_for_many_of_one_and_none_for_what_succeeded(
+    client: httpx2.Client, database: Database, ann: Person
+) -> None:
+    let_pass(database, 4000)
+    for _ in range(20):
+        log_in(client, ann.email, "wrong")
+        log_in(client, ann.email.upper(), "wrong", address="192.0.2.2")
+        log_in(client, ann.email, address="192.0.2.3")
+    at_once(50, lambda: log_in(client, ann.email, "wrong"))
+    let_pass(database, 900)
+    assert_problem(log_in(client, ann.email, "wrong"), 401)
+    assert rows(database, "SELECT count(*), max(failures) FROM task_failed_login") == [(2, 6)]
+    let_pass(database, 3601)
+    assert log_in(client, ann.email).status_code == 200
+    assert rows(database, "SELECT count(*) FROM task_failed_login") == [(0,)]
+
+
+def test_of_many_sign_ups_on_four_workers_in_many_spellings_one_succeeds(
+    new_database: Database,
+) -> None:
+    spellings = ("jos\u00e9@example.com", "JOSE\u0301@Example.COM", " Jos\u00e9@example.com")
+    with with_accounts(new_database, workers=4) as service, ThreadPoolExecutor(24) as threads:
+        clients = [client_of(service) for _ in range(24)]
+
+        def call(place: int) -> httpx2.Response:
+            body = {"email": spellings[place % 3], "password": f"{PASSWORD} {place}"}
+            return clients[place].post("/api/auth/signup", json=body)
+
+        answers = list(threads.map(call, range(24)))
+        assert sorted(answer.status_code for answer in answers) == [201] + 23 * [409]
+        (made,) = (place for place, answer in enumerate(answers) if answer.status_code == 201)
+        right = log_in(clients[0], "jos\u00e9@example.com", f"{PASSWORD} {made}")
+        assert right.json()["user"] == answers[made].json()["user"]
+    assert rows(new_database, "SELECT count(*) FROM task_account") == [(1,)]
 
 
 def test_failures_and_accounts_hold_over_four_workers_and_a_restart(

@@ -38,6 +38,9 @@ async function ofTheCurrentUser(): Promise<void> {
   same(ok(listed).map((each) => each.id), [task.id]);
   same(listed.response.headers.get("X-Total-Count"), "1");
   same(ok(await client.GET("/api/tasks/stats", { params: { query: { tag: [tag] } } })).total, 1);
+  const news = ok(await client.GET("/api/tasks/changes", { params: { query: { limit: 1000 } } }));
+  same(news.changes.some((each) => each.id === task.id && !("gone" in each)), !news.more);
+  same(ok(await client.GET("/api/tasks/{id}", { params: { path: { id: task.uid } } })).id, task.id);
   same(ok(await client.GET("/api/tasks/{id}", { params: { path } })), task);
   const unchanged = await client.GET("/api/tasks/{id}", {
     params: { path, header: { "If-None-Match": etag } },
@@ -70,6 +73,7 @@ async function ofAUser(): Promise<void> {
   const change = { ...which, body: { title: "changed" } };
   same(ok(await client.GET("/api/{user_id}/tasks", { params: whose })).length, 1);
   same(ok(await client.GET("/api/{user_id}/tasks/stats", { params: whose })).pending, 1);
+  same(ok(await client.GET("/api/{user_id}/tasks/changes", { params: whose })).position, 2);
   same(ok(await client.GET("/api/{user_id}/tasks/{id}", which)).user_id, user_id);
   same(ok(await client.PUT("/api/{user_id}/tasks/{id}", change)).title, "changed");
   same(ok(await client.PATCH("/api/{user_id}/tasks/{id}", change)).title, "changed");
