@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic_core import to_json
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import queries
 from auth import Owner
@@ -28,8 +28,6 @@ _BEAT: Final = 15.0  # seconds from one comment to the next
 _LATE: Final = 5.0  # seconds by which that may come late, or the end of a stream before its time
 _LOOK: Final = 1.0  # seconds between two looks for changes that were made elsewhere
 _READS: Final = 4  # pages that all streams may wait for at once
-_PART: Final = 64 * 1024  # bytes of an event
-_PATIENCE: Final = 10.0  # seconds in which a client takes so many
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
 
@@ -182,21 +180,18 @@ class Stream(Response):
         self._known = self._live.writes
         first = _BEGIN + await self._next()
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        with suppress(TimeoutError):
-            await _say(send, first)
-            self._until = scope.get("token_end", math.inf) - _LATE
-            scope["rest"] = self._go_on
+        await send(_body(first))
+        self._until = scope.get("token_end", math.inf) - _LATE
+        scope["rest"] = self._go_on
 
     async def _go_on(self, receive: Receive, send: Send) -> None:
         watching = asyncio.create_task(self._watch(receive))
         self._live.add(self, self._known)
         try:
             with suppress(ApiError):
-                while not self._over:
-                    await _say(send, await self._next())
-            await _say(send, b"", more=False)
-        except TimeoutError:
-            pass  # nobody reads: the server closes what is not complete
+                while not self._over:  # no variable: what was said takes no room then
+                    await send(_body(await self._next()))
+            await send({"type": "http.response.body"})
         finally:
             self._live.remove(self)
             watching.cancel()
@@ -257,12 +252,8 @@ def has_token(scope: Mapping[str, Any]) -> bool:
     return b"access_token" in unquote_to_bytes(scope.get("query_string", b""))
 
 
-async def _say(send: Send, text: bytes, *, more: bool = True) -> None:
-    """Send a piece of the answer as it is read, or raise `TimeoutError` when nobody reads it."""
-    for start in range(0, len(text) or 1, _PART):
-        part = {"body": text[start : start + _PART], "more_body": more}
-        async with asyncio.timeout(_PATIENCE):
-            await send({"type": "http.response.body", **part})
+def _body(part: bytes) -> Message:
+    return {"type": "http.response.body", "body": part, "more_body": True}
 
 
 def _before_the_end(call: Callable[[], None]) -> None:
