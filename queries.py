@@ -464,13 +464,15 @@ _gone_since = and_(gone.user_id == OWNER, gone.position > _since, _since > 0)
 _changed_at = union_all(
     select(task.position).where(_tasks_since), select(gone.position).where(_gone_since)
 ).cte("changed_at")
-_end = (
+_nth = (
     select(_changed_at.c.position)
     .order_by(_changed_at.c.position)
     .limit(1)
     .offset(bindparam("before", type_=BigInteger()))
     .scalar_subquery()
 )
+# Not before what is forgotten: who has begun at 0 could not go on from there.
+_end = case((_nth < feed.forgotten, feed.forgotten), else_=_nth)
 _change = union_all(
     select(*ROW, task.position).where(_tasks_since),
     select(
