@@ -453,7 +453,7 @@ def read_changes(owner: str, wanted: Since) -> Query:
 
 def read_positions(owners: Sequence[str]) -> Query:
     """Those of these users who have changed something yet, and their positions."""
-    return Query(_read_positions, {"owners": owners}, repeatable=True)
+    return Query(_read_positions, {"owners": owners}, repeatable=True, deadline=DEADLINE / 2)
 
 
 _owners = bindparam("owners", type_=TextList)
