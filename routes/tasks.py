@@ -248,17 +248,16 @@ def build_router(
     async def _one(
         query: queries.Query, whose: Owner, ref: int | str, versions: Versions = None
     ) -> tuple[Any, ...]:
-        """Return the one row; without it a write asks again, whether there is no such task.
-
-        A conditional one asks once more: 404 or 412?
-        """
+        """Return the one row; without it a write asks again, whether there is no such task."""
         rows, _ = await database.run(query)
-        if not rows and query.raises is not None:
-            if (await database.run(queries.make_position(whose.user_id))).touched:
-                rows, _ = await database.run(query)
         if rows:
             return rows[0]
-        if versions and (await database.run(queries.read_task(whose.user_id, ref))).rows:
+        writes = query.raises is not None
+        if writes and (await database.run(queries.read_task(whose.user_id, ref))).rows:
+            await database.run(queries.make_position(whose.user_id))
+            rows, _ = await database.run(query)
+            if rows:
+                return rows[0]
             raise ApiError(412, "The task has changed since; read it again.")
         known = ref if isinstance(ref, int) else "with this uid"
         raise ApiError(404, f"There is no task {known}.")
