@@ -101,7 +101,7 @@ _insert = insert(TASK).values(
 _create = _insert.returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _create_once(by_uid: bool, by_key: bool) -> ClauseElement:
     """Return the create that makes one task however often it comes."""
     values: dict[str, Any] = {"idempotency_fingerprint": bindparam("fingerprint")}
@@ -221,24 +221,24 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
     return Query(_purge(one), values, on_sqlite=_purge_there(one), raises=RAISE)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _read(one: _Target) -> ClauseElement:
     return select(*ROW).where(one.found())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _update(one: _Target, fields: tuple[str, ...]) -> ClauseElement:
     return _changed(one, _changes(fields) | _touched)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _toggle(one: _Target) -> ClauseElement:
     completed = not_(task.completed)
     toggled = {"completed": completed, "completed_at": case((completed, _now))}
     return _changed(one, toggled | _touched)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _trash(one: _Target) -> ClauseElement:
     return _changed(one, {"deleted_at": _now, "idempotency_key": null()} | _touched)
 
@@ -248,12 +248,12 @@ def _changed(one: _Target, values: dict[str, Any]) -> ClauseElement:
     return update(TASK).where(found).values(values).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _purge_there(one: _Target) -> ClauseElement:
     return delete(TASK).where(one.found()).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _purge(one: _Target) -> ClauseElement:
     deleted = _deleted(one.found())
     return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
@@ -395,7 +395,7 @@ _make_position = (
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
     known = select(total, _position).subquery()
@@ -410,7 +410,7 @@ def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     return rows.select_from(known.outerjoin(shown, true())).order_by(*order_by(sort, shown.c))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseElement:
     moved = MOVED_KNOWN if guarded else MOVED
     if not fields:
@@ -420,12 +420,12 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseE
     return update(TASK).where(found).values(_changes(fields) | touched)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _purge_all(shape: Shape, guarded: bool) -> tuple[ClauseElement, ClauseElement]:
     return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _count(shape: Shape) -> ClauseElement:
     counts = [
         func.count().filter(condition).label(name)
