@@ -21,6 +21,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal,
     not_,
     null,
     select,
@@ -100,7 +101,7 @@ _insert = insert(TASK).values(
 _create = _insert.returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _create_once(by_uid: bool, by_key: bool) -> ClauseElement:
     """Return the create that makes one task however often it comes."""
     values: dict[str, Any] = {"idempotency_fingerprint": bindparam("fingerprint")}
@@ -220,24 +221,24 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
     return Query(_purge(one), values, on_sqlite=_purge_there(one), raises=RAISE)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _read(one: _Target) -> ClauseElement:
     return select(*ROW).where(one.found())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _update(one: _Target, fields: tuple[str, ...]) -> ClauseElement:
     return _changed(one, _changes(fields) | _touched)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _toggle(one: _Target) -> ClauseElement:
     completed = not_(task.completed)
     toggled = {"completed": completed, "completed_at": case((completed, _now))}
     return _changed(one, toggled | _touched)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _trash(one: _Target) -> ClauseElement:
     return _changed(one, {"deleted_at": _now, "idempotency_key": null()} | _touched)
 
@@ -247,12 +248,12 @@ def _changed(one: _Target, values: dict[str, Any]) -> ClauseElement:
     return update(TASK).where(found).values(values).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _purge_there(one: _Target) -> ClauseElement:
     return delete(TASK).where(one.found()).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _purge(one: _Target) -> ClauseElement:
     deleted = _deleted(one.found())
     return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
@@ -321,6 +322,14 @@ def read_position(owner: str) -> Query:
     return Query(_read_position, {"owner": owner}, repeatable=True)
 
 
+def make_position(owner: str) -> Query:
+    """Nothing but the number of rows: one if the user has tasks, but had no position.
+
+    So it is where a version that knew none has made the tasks, during a rolling update.
+    """
+    return Query(_make_position, {"owner": owner})
+
+
 def list_tasks(owner: str, wanted: TaskQuery) -> Query:
     """One page of tasks, each row followed by how many match in all, and the user's position.
 
@@ -375,10 +384,18 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 _at_position = select(feed.position).where(feed.user_id == OWNER)
 _read_position = _at_position.limit(1)
+_make_position = (
+    insert(FEED)
+    .from_select(
+        ["user_id", "position", "forgotten"],
+        select(OWNER, literal(1), literal(0)).where(select(task.id).where(OWNED).exists()),
+    )
+    .on_conflict_do_nothing()
+)
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
     known = select(total, _position).subquery()
@@ -393,7 +410,7 @@ def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     return rows.select_from(known.outerjoin(shown, true())).order_by(*order_by(sort, shown.c))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseElement:
     moved = MOVED_KNOWN if guarded else MOVED
     if not fields:
@@ -403,12 +420,12 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseE
     return update(TASK).where(found).values(_changes(fields) | touched)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _purge_all(shape: Shape, guarded: bool) -> tuple[ClauseElement, ClauseElement]:
     return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _count(shape: Shape) -> ClauseElement:
     counts = [
         func.count().filter(condition).label(name)
@@ -464,13 +481,15 @@ _gone_since = and_(gone.user_id == OWNER, gone.position > _since, _since > 0)
 _changed_at = union_all(
     select(task.position).where(_tasks_since), select(gone.position).where(_gone_since)
 ).cte("changed_at")
-_end = (
+_nth = (
     select(_changed_at.c.position)
     .order_by(_changed_at.c.position)
     .limit(1)
     .offset(bindparam("before", type_=BigInteger()))
     .scalar_subquery()
 )
+# Not before what is forgotten: who has begun at 0 could not go on from there.
+_end = case((_nth < feed.forgotten, feed.forgotten), else_=_nth)
 _change = union_all(
     select(*ROW, task.position).where(_tasks_since),
     select(

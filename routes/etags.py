@@ -35,7 +35,7 @@ IfNoneMatch = Annotated[
 ]
 UnlessAny = Annotated[
     str | None,
-    WithJsonSchema({"type": "string", "pattern": "^[*]$"}),
+    WithJsonSchema({"type": "string", "enum": ["*"]}),
     Header(alias="If-None-Match", description="`*`: only if there is no such task, so 412."),
 ]
 

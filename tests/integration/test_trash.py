@@ -137,6 +137,10 @@ def test_the_service_empties_the_trash_and_forgets(new_database: Database) -> No
         for user, path in tasks.items():
             late = {"since": copies[user]["position"]}
             assert_problem(client.get(f"{path}/changes", params=late, headers=CORS), 410)
+            first = client.get(f"{path}/changes", params={"limit": 1}).json()
+            assert (
+                changes(client, path, first["position"])["changes"] == []
+            )  # it goes on from there
             again = changes(client, path)
             assert {task["uid"] for task in again["changes"]} == {"task-1", "task-2"}
             assert changes(client, path, again["position"])["changes"] == []
