@@ -163,8 +163,8 @@ class Stream(Response):
         self._rouse()
 
     def look_at_the_clock(self, now: float) -> None:
-        """Stop when it is time to, or do not be silent for too long."""
-        if now > self._until:
+        """Stop when it is time to or the client has gone; do not be silent for too long."""
+        if now > self._until or self._transport.is_closing():
             self.end()
         elif now > self._due:
             self._rouse()
@@ -179,27 +179,24 @@ class Stream(Response):
             return await super().__call__(scope, receive, send)
         self._known = self._live.writes
         first = _BEGIN + await self._next()
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send(_body(first))
         self._until = scope.get("token_end", math.inf) - _LATE
         scope["rest"] = self._go_on
 
-    async def _go_on(self, receive: Receive, send: Send) -> None:
-        watching = asyncio.create_task(self._watch(receive))
+    async def _go_on(self, send: Send, transport: Any) -> None:
+        if transport is None:  # nobody could tell when the client has gone: it comes back for more
+            return await send({"type": "http.response.body"})
+        self._transport = transport
         self._live.add(self, self._known)
         try:
             with suppress(ApiError):
-                while not self._over:  # no variable: what was said takes no room then
+                while not self._over:
                     await send(_body(await self._next()))
             await send({"type": "http.response.body"})
         finally:
             self._live.remove(self)
-            watching.cancel()
-
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.end()
 
     async def _next(self) -> bytes:
         """Wait for what there is to say: an event, and every now and then a comment."""
