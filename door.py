@@ -129,7 +129,8 @@ class Readers:
                 self._look_later()
         try:
             if len(message.get("body", b"")) > LARGE:
-                await self._send_in_parts(message["body"], send, transport)
+                more = message.get("more_body", False)
+                await self._send_in_parts(message["body"], more, send, transport)
             else:
                 await send(message)
             return True
@@ -141,12 +142,12 @@ class Readers:
                 raise
         return False
 
-    async def _send_in_parts(self, body: bytes, send: Send, transport: Any) -> None:
+    async def _send_in_parts(self, body: bytes, more: bool, send: Send, transport: Any) -> None:
         self._make_room()
         try:
             for start in range(0, len(body), LARGE):
                 end = start + LARGE
-                part = {"body": body[start:end], "more_body": end < len(body)}
+                part = {"body": body[start:end], "more_body": more or end < len(body)}
                 async with asyncio.timeout(PATIENCE) as patience:
                     self._large[transport] = len(body), patience
                     # What uvicorn has not sent, it waits for.

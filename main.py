@@ -99,7 +99,7 @@ class Envelope:
             receive = await self.door.admit(scope, headers, receive, transport)
             await self.app(inner, receive, send_with_id)
             if rest := inner.pop("rest", None):  # of a stream: without all layers it is smaller
-                await rest(receive, send_with_id)
+                await rest(send_with_id, transport)
         except Exception as error:
             if status:
                 raise
