@@ -29,7 +29,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import Door, Readers, transport_of
+from door import LARGE, Door, Readers, transport_of
 from errors import ApiError
 from logs import Log
 from routes.tasks import build_router
@@ -98,13 +98,20 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            if not await self.readers.send(message, send, transport):
+            if transport:
+                self.readers.note(transport)
+            if len(body := message.get("body", b"")) <= LARGE:
+                await send(message)
+            elif not await self.readers.send(body, send, transport):
                 status = 499  # as in other logs: the client went away
 
         try:
             receive = await self.door.admit(scope, headers, receive, transport)
             await self.app(inner, receive, send_with_id)
         except Exception as error:
+            if status and transport and transport.is_closing():
+                status = 499  # of pipelined requests uvicorn sees only the last one's client go
+                return
             if status:
                 raise
             if not isinstance(error, ApiError):
