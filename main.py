@@ -30,7 +30,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import Door, Readers, transport_of
+from door import LARGE, Door, Readers, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -92,7 +92,11 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            if not await self.readers.send(message, send, transport):
+            if transport:
+                self.readers.note(transport)
+            if len(message.get("body", b"")) <= LARGE:
+                await send(message)
+            elif not await self.readers.send(message, send, transport):
                 status = 499  # as in other logs: the client went away
 
         try:
@@ -101,6 +105,9 @@ class Envelope:
             if rest := inner.pop("rest", None):  # of a stream: without all layers it is smaller
                 await rest(send_with_id, transport)
         except Exception as error:
+            if status and transport and transport.is_closing():
+                status = 499  # of pipelined requests uvicorn sees only the last one's client go
+                return
             if status:
                 raise
             if not isinstance(error, ApiError):
