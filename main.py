@@ -156,7 +156,7 @@ def create_app(settings: Settings) -> FastAPI:
         emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.
-        gc.set_threshold(20_000, 4, 2)
+        gc.set_threshold(20_000, 3, 2)
         if multiprocessing.current_process().name in ("MainProcess", "SpawnProcess-1"):
             for line in _welcome(settings, database):  # once, however many workers
                 log.info("%s", line)

@@ -395,7 +395,7 @@ _make_position = (
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
-@lru_cache(maxsize=48)
+@lru_cache(maxsize=32)
 def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
     known = select(total, _position).subquery()
