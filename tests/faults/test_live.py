@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Database
 from tests.support.api import create
 from tests.support.events import Listener
-from tests.support.load import Load, all_tasks
+from tests.support.load import Load, all_tasks, allow_many_connections
 from tests.support.postgres import Postgres
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
@@ -180,3 +180,31 @@ def test_who_has_gone_or_does_not_read_is_let_go(new_database: Database, tasks: 
             listener.wait_for(22)
             assert listener.statuses == [200]
         assert "Traceback" not in service.log
+
+
+def test_a_thousand_streams_are_cheap_and_others_are_served(new_database: Database) -> None:
+    allow_many_connections(1200)
+    with (
+        Service(DATABASE_URL=new_database.url) as service,
+        client_of(service) as client,
+        ExitStack() as stack,
+    ):
+        task = create(client, "/api/u7/tasks")
+
+        def listen(users: range) -> list[socket.socket]:
+            wires = []
+            for number in users:
+                wire = socket.create_connection(("127.0.0.1", service.port), 60)
+                wires.append(stack.enter_context(wire))
+                wire.sendall(REQUEST.format(f"/api/u{number}/tasks/changes").encode())
+                assert b" 200 OK" in wire.recv(4096)
+            return wires
+
+        listen(range(1000, 1100))  # what the first ones cost, further ones do not
+        before = service.memory()
+        wires = listen(range(1000))
+        assert service.memory() - before < 1000 * 25_000
+        assert client.patch(f"{task['url']}/complete").status_code == 200
+        came = b""
+        while b'"completed":true' not in came:
+            came += wires[7].recv(4096)
