@@ -1,19 +1,29 @@
-"""What is turned away at the door, before anything else reads the request."""
+"""What is turned away at the door, before anything else reads the request, and who is shown out:
+clients that do not read their answers.
+"""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from errors import ApiError
 
 MAX_HEADERS: Final = 64 * 1024  # bytes, of names and values
 _UNREAD: Final = {"Connection": "close"}  # what follows on the connection is not read
+_AHEAD: Final = (
+    200  # requests of a connection that may wait for their turn; uvicorn takes any number
+)
 _NO_DATA: Final = ("/health", "/ready")
+LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
+PATIENCE: Final = 10.0  # seconds that so many bytes may take, and that a reader may read nothing
+_ON_THEIR_WAY: Final = 128 * 1024 * 1024  # bytes of large answers; while there are more of them,
+_HASTE: Final = 1.0  # seconds is the patience
 
 Headers = Mapping[bytes, bytes]
 
@@ -26,8 +36,13 @@ class Door:
         self._hosts = {urlsplit(origin).hostname for origin in origins or ()}
         self._is_own = lru_cache(maxsize=1024)(self._check)
 
-    async def admit(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+    async def admit(
+        self, scope: Scope, headers: Headers, receive: Receive, transport: Any
+    ) -> Receive:
         """Return where the body comes from, or raise the refusal; `headers` are the scope's."""
+        if transport and len(getattr(transport.get_protocol(), "pipeline", ())) > _AHEAD:
+            detail = "Too many requests were sent on this connection before their answers came."
+            raise ApiError(503, detail, headers={"Retry-After": "1", **_UNREAD})
         if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADERS:
             detail = f"The headers are larger than {MAX_HEADERS // 1024} KiB."
             raise ApiError(431, detail, headers=_UNREAD)
@@ -91,3 +106,83 @@ async def _not_lost(receive: Receive) -> Receive:
         return came.pop() if came else await receive()
 
     return again
+
+
+class Readers:
+    """Sends answers as they are read, and hangs up on who does not read them.
+
+    uvicorn waits for a reader for ever, and closes a connection only once all of it is sent.
+    """
+
+    def __init__(self) -> None:
+        # Bytes of the large answers that are on their way, and what ends the wait for the reader.
+        self._large: dict[Any, tuple[int, asyncio.Timeout]] = {}
+        self._written: set[Any] = set()  # transports that were written to since the last look
+        self._behind: dict[Any, int] = {}  # those that then had bytes unsent, and how many
+        self._looking = False
+
+    async def send(self, message: Message, send: Send, transport: Any) -> bool:
+        """Send one message of an answer; return False when it was given up."""
+        if transport:
+            self._written.add(transport)
+            if not self._looking:
+                self._look_later()
+        try:
+            if len(message.get("body", b"")) > LARGE:
+                await self._send_in_parts(message["body"], send, transport)
+            else:
+                await send(message)
+            return True
+        except TimeoutError:
+            if transport:
+                transport.abort()
+        except RuntimeError:  # of pipelined requests uvicorn sees only the last one's client go
+            if not (transport and transport.is_closing()):
+                raise
+        return False
+
+    async def _send_in_parts(self, body: bytes, send: Send, transport: Any) -> None:
+        self._make_room()
+        try:
+            for start in range(0, len(body), LARGE):
+                end = start + LARGE
+                part = {"body": body[start:end], "more_body": end < len(body)}
+                async with asyncio.timeout(PATIENCE) as patience:
+                    self._large[transport] = len(body), patience
+                    # What uvicorn has not sent, it waits for.
+                    await send({"type": "http.response.body", **part})
+        finally:
+            self._large.pop(transport, None)
+
+    def _make_room(self) -> None:
+        """While much is on its way, give up those who have read nothing for a while."""
+        if sum(size for size, _ in self._large.values()) > _ON_THEIR_WAY:
+            now = asyncio.get_running_loop().time()
+            for _, patience in self._large.values():
+                if (patience.when() or now) - now < PATIENCE - _HASTE:
+                    patience.reschedule(now)
+
+    def _look_later(self) -> None:
+        self._looking = True
+        asyncio.get_running_loop().call_later(PATIENCE, self._look)
+
+    def _look(self) -> None:
+        """Hang up on those who have read nothing since the last look, and have more to read."""
+        written, self._written = self._written, set()
+        behind, self._behind = self._behind, {}
+        for transport in (written | behind.keys()) - self._large.keys():
+            unsent = transport.get_write_buffer_size()
+            if transport not in written and unsent >= behind[transport] > 0:
+                transport.abort()
+            elif unsent:
+                self._behind[transport] = unsent
+        self._looking = False
+        if self._behind:
+            self._look_later()
+
+
+def transport_of(receive: Receive) -> Any:
+    """Return the connection's transport, or None where the server does not show it; uvicorn does,
+    though it documents that nowhere.
+    """
+    return getattr(getattr(receive, "__self__", None), "transport", None)

@@ -86,8 +86,10 @@ def ranks(names: list[str]) -> list[int]:
     return [PRIORITIES.index(name) for name in names]
 
 
-def _number(value: str) -> str:
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(
+        r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value
+    ):
         raise broken("must be a number")
     return value
 

@@ -6,13 +6,22 @@ import sys
 import time
 from typing import Any, Final
 
+# Classes of SQLSTATE whose messages may quote data: of data, of constraints, of triggers.
+_QUOTING: Final = ("22", "23", "P0")
 _GATHER: Final = 0.05  # seconds that the lines of requests wait to be written together
 
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        """Return a traceback without PostgreSQL's `DETAIL`, which quotes rows."""
-        return super().formatException(ei).partition("\nDETAIL:")[0]
+        """Return a traceback in which PostgreSQL's errors quote neither rows nor statements."""
+        text = super().formatException(ei)
+        error = ei[1]
+        while error:
+            if code := getattr(error, "pgcode", None):
+                said = "" if code.startswith(_QUOTING) else error.diag.message_primary
+                text = text.replace(str(error).strip(), f"{said} (SQLSTATE {code})".strip())
+            error = error.__cause__ or error.__context__
+        return text
 
 
 class Log(logging.StreamHandler):  # type: ignore[type-arg]

@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import getrandbits
 from time import perf_counter
@@ -30,7 +30,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import Door
+from door import Door, Readers, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -39,6 +39,7 @@ from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
 from schemas import Health
 from settings import Settings, env_files, load_settings, refuse_to_start
+from trash import keep_emptying
 
 log = logging.getLogger("tasks")
 
@@ -46,8 +47,6 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-_LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
-_PATIENCE: Final = 10.0  # seconds that so many bytes may take
 
 
 class Envelope:
@@ -64,6 +63,7 @@ class Envelope:
         self.app = cors(app)
         self.refuse = cors(errors.refuse)
         self.door = door
+        self.readers = Readers()
         self.lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,6 +73,7 @@ class Envelope:
             return
         started = perf_counter()
         status = 0
+        transport = transport_of(receive)
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         header = (b"x-request-id", request_id.encode())
@@ -91,13 +92,11 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            if len(message.get("body", b"")) > _LARGE:
-                await _send_in_parts(message["body"], send)
-            else:
-                await send(message)
+            if not await self.readers.send(message, send, transport):
+                status = 499  # as in other logs: the client went away
 
         try:
-            receive = await self.door.admit(scope, headers, receive)
+            receive = await self.door.admit(scope, headers, receive, transport)
             await self.app(inner, receive, send_with_id)
         except Exception as error:
             if status:
@@ -112,16 +111,6 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
-
-
-async def _send_in_parts(body: bytes, send: Send) -> None:
-    """Send a whole large body as it is read; give up, and so close, when nobody reads it."""
-    with suppress(TimeoutError):
-        for start in range(0, len(body), _LARGE):
-            end = start + _LARGE
-            part = {"body": body[start:end], "more_body": end < len(body)}
-            async with asyncio.timeout(_PATIENCE):  # what uvicorn has not sent, it waits for
-                await send({"type": "http.response.body", **part})
 
 
 def _for_one_task(method: str, path: str) -> bool:
@@ -155,6 +144,7 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
         await owners.open()
+        emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.
         gc.set_threshold(20_000, 10, 10)
@@ -162,6 +152,7 @@ def create_app(settings: Settings) -> FastAPI:
             for line in _welcome(settings, database):  # once, however many workers
                 log.info("%s", line)
         yield
+        emptying.cancel()
         await owners.close()
         await database.close()
 

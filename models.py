@@ -108,6 +108,12 @@ event.listen(
     ).execute_if(dialect="postgresql"),
 )
 Index("task_user_id_uid", TASK.c.user_id, TASK.c.uid, unique=True)
+Index(
+    "task_deleted_at",
+    TASK.c.deleted_at,
+    postgresql_where=TASK.c.deleted_at.is_not(None),
+    sqlite_where=TASK.c.deleted_at.is_not(None),
+)
 Index("task_user_id_created_at_id", TASK.c.user_id, desc(TASK.c.created_at), desc(TASK.c.id))
 Index(
     "task_user_id_idempotency_key",

@@ -258,6 +258,13 @@ def _purge(one: _Target) -> ClauseElement:
     return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
 
 
+def purging(found: ColumnElement[bool], moved: Any = MOVED) -> tuple[ClauseElement, ClauseElement]:
+    """Return what deletes all that is found for good, and the same for SQLite."""
+    deleted = _deleted(found, moved)
+    counted = select(func.count()).select_from(deleted).add_cte(_buried(deleted))
+    return counted, delete(TASK).where(found)
+
+
 def _deleted(found: ColumnElement[bool], moved: Any = MOVED) -> Any:
     """Return the step that deletes for good. SQLite needs no more than that: a trigger buries."""
     which = and_(found, task.user_id == moved.c.user_id)
@@ -344,8 +351,8 @@ def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Que
     """
     if not any(condition.column == "deleted" for condition in wanted.conditions):
         return update_tasks(owner, wanted, TaskUpdate(deleted=True), known)
-    query = _bulk(_purge_all, owner, wanted, known, {"now": now()})
-    return query._replace(on_sqlite=_purge_all_there(_shape(wanted)))
+    query = _bulk(lambda *shape: _purge_all(*shape)[0], owner, wanted, known, {"now": now()})
+    return query._replace(on_sqlite=_purge_all(_shape(wanted), known is not None)[1])
 
 
 def _bulk(
@@ -397,14 +404,8 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseE
 
 
 @lru_cache(maxsize=64)
-def _purge_all(shape: Shape, guarded: bool) -> ClauseElement:
-    deleted = _deleted(matching(shape), MOVED_KNOWN if guarded else MOVED)
-    return select(func.count()).select_from(deleted).add_cte(_buried(deleted))
-
-
-@lru_cache(maxsize=64)
-def _purge_all_there(shape: Shape) -> ClauseElement:
-    return delete(TASK).where(matching(shape))
+def _purge_all(shape: Shape, guarded: bool) -> tuple[ClauseElement, ClauseElement]:
+    return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 
 @lru_cache(maxsize=64)
@@ -463,13 +464,15 @@ _gone_since = and_(gone.user_id == OWNER, gone.position > _since, _since > 0)
 _changed_at = union_all(
     select(task.position).where(_tasks_since), select(gone.position).where(_gone_since)
 ).cte("changed_at")
-_end = (
+_nth = (
     select(_changed_at.c.position)
     .order_by(_changed_at.c.position)
     .limit(1)
     .offset(bindparam("before", type_=BigInteger()))
     .scalar_subquery()
 )
+# Not before what is forgotten: who has begun at 0 could not go on from there.
+_end = case((_nth < feed.forgotten, feed.forgotten), else_=_nth)
 _change = union_all(
     select(*ROW, task.position).where(_tasks_since),
     select(

@@ -1,8 +1,44 @@
 """The two databases, each behind the same `Pool`: rows of one statement, or `Unavailable`."""
 
-from typing import Final
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
 
 # Seconds within which a call is answered, queueing and connecting included; and a call that may
 # touch all that a user has.
 DEADLINE: Final = 4.0
 BULK_DEADLINE: Final = 30.0
+
+
+class Owned(Protocol):
+    """A job of somebody."""
+
+    owner: Any
+
+
+J = TypeVar("J", bound=Owned)
+
+
+class Queue(dict[Any, deque[J]]):
+    """The jobs that wait: each owner's in their order, the owners in turn."""
+
+    def add(self, job: J, *, first: bool = False) -> None:
+        """Put a job after those of its owner, or before them."""
+        jobs = self.setdefault(job.owner, deque())
+        jobs.insert(0 if first else len(jobs), job)
+
+    def take(self, may: Callable[[J], bool]) -> J | None:
+        """Take a job that may go, of the owner whose last turn is longest ago."""
+        for owner, jobs in self.items():
+            if may(jobs[0]):
+                del self[owner]
+                if len(jobs) > 1:
+                    self[owner] = jobs
+                return jobs.popleft()
+        return None
+
+    def take_all(self) -> list[J]:
+        """Take every job."""
+        jobs = [job for waiting in self.values() for job in waiting]
+        self.clear()
+        return jobs

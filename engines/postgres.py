@@ -8,7 +8,6 @@ life, and a statement in autocommit is one write and one read. psycopg2 document
 import asyncio
 import logging
 import select
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -20,7 +19,7 @@ from psycopg2.extensions import (
     parse_dsn,
 )
 
-from engines import DEADLINE
+from engines import DEADLINE, Queue
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
@@ -31,6 +30,7 @@ GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's 
 _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
 _SMALL: Final = 4096  # bytes of a statement that libpq writes at once
 _FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
+_MANY: Final = 100  # rows
 _TICK: Final = 0.2  # seconds between two looks at the deadlines
 # What the URL does not say. The kernel gives up on a peer that died without a word.
 _DEFAULTS: Final = {
@@ -72,7 +72,7 @@ class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
     __slots__ = (
-        *("deadline", "loop", "parameters", "repeatable", "rows"),
+        *("deadline", "loop", "owner", "parameters", "repeatable", "rows"),
         *("seconds", "sent_again", "shared", "sql", "started"),
     )
 
@@ -88,6 +88,7 @@ class _Job:
         self.loop = asyncio.get_running_loop()
         self.sql = sql
         self.parameters = parameters
+        self.owner = parameters.get("owner", self)  # a shared one is nobody's
         self.repeatable = repeatable
         self.shared = shared
         self.sent_again = False
@@ -202,6 +203,8 @@ class _Connection:
         try:
             rows = self._cursor.fetchall() if self._cursor.description else []
             job.rows.set_result((rows, self._cursor.rowcount))
+            if len(rows) > _MANY:  # else it keeps what libpq has read until its next statement
+                self._cursor = self._raw.cursor()
         except Exception as error:  # what Python has no value for, such as a date before Christ
             job.fail(error)
 
@@ -238,7 +241,7 @@ class Pool:
         self._size = size
         self._open: set[_Connection] = set()
         self._idle: list[_Connection] = []
-        self._waiting: deque[_Job] = deque()
+        self._waiting: Queue[_Job] = Queue()
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
         self._away = False
@@ -290,15 +293,15 @@ class Pool:
 
     async def close(self) -> None:
         """Close every connection."""
-        while self._waiting:
-            self._waiting.popleft().fail(Unavailable())
+        for job in self._waiting.take_all():
+            job.fail(Unavailable())
         for task in list(self._connecting):
             task.cancel()
         for connection in list(self._open):
             self.discard(connection)
 
     def _start(self, job: _Job, *, first: bool = False) -> None:
-        while self._idle:
+        while self._idle and self._may(job):
             connection = self._idle.pop()
             stale = first or connection.idle_since < job.started - _FRESH
             if stale and not connection.silent():
@@ -308,21 +311,26 @@ class Pool:
             else:
                 self.release(connection)
                 return
-        if first:
-            self._waiting.appendleft(job)
-        else:
-            self._waiting.append(job)
+        self._waiting.add(job, first=first)
         self._connect_on_demand()
+
+    def _may(self, job: _Job) -> bool:
+        """Return whether its owner has fewer under way than there are connections for others."""
+        busy = len(self._open) - len(self._idle)
+        if busy * 2 < self._size:
+            return True
+        owners = [connection.job.owner for connection in self._open if connection.job]
+        return owners.count(job.owner) < self._size - len(owners)
 
     def release(self, connection: _Connection) -> None:
         """Give a connection that has done its job to whoever waits longest."""
         while connection in self._open:
             if not connection.usable():
                 self.discard(connection)
-            elif not self._waiting:
+            elif not (job := self._waiting.take(self._may)):
                 self._idle.append(connection)
                 return
-            elif not (job := self._waiting.popleft()).rows.done() and connection.send(job):
+            elif not job.rows.done() and connection.send(job):
                 return
 
     def discard(self, connection: _Connection) -> None:
@@ -351,7 +359,8 @@ class Pool:
 
     def _connect_on_demand(self) -> None:
         have = len(self._open) + len(self._connecting)
-        if have < self._size and len(self._waiting) > len(self._connecting):
+        waiting = sum(map(len, self._waiting.values()))
+        if have < self._size and waiting > len(self._connecting):
             task = asyncio.get_running_loop().create_task(self._connect())
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
@@ -375,8 +384,9 @@ class Pool:
                 # A host that swallows packets would hold up every attempt: begin with another.
                 self._options.setdefault("load_balance_hosts", "random")
             self._log_away(error)
-            while not self._open and self._waiting:
-                self._waiting.popleft().fail(Unavailable())
+            if not self._open:
+                for job in self._waiting.take_all():
+                    job.fail(Unavailable())
             return
         self.log_back()
         connection = _Connection(self, raw)
@@ -400,10 +410,13 @@ class Pool:
     def _tick(self) -> None:
         """Give up on every job that is past its deadline; one in flight keeps its connection."""
         now = asyncio.get_running_loop().time()
-        for job in self._waiting:
+        for job in self._waiting.take_all():
             if job.deadline - GRACE < now:
                 job.fail(Undone())
-        self._waiting = deque(job for job in self._waiting if not job.rows.done())
+            elif not job.rows.done():
+                self._waiting.add(job)
+        if self._waiting and self._idle:  # two may have made way for more than two
+            self.release(self._idle.pop())
         busy = [(connection, connection.job) for connection in self._open if connection.job]
         for connection, job in busy:
             if not connection.silent():  # uvloop tells of a reset once, maybe with an answer

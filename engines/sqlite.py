@@ -9,13 +9,12 @@ import asyncio
 import math
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-from engines import DEADLINE
+from engines import DEADLINE, Queue
 from errors import Unavailable
 
 Rows = tuple[list[tuple[Any, ...]], int]
@@ -90,32 +89,14 @@ class _Job:
         self.rows.set_exception(Unavailable() if code in _AWAY else outcome)
 
 
-class _Queue(dict[Any, deque[_Job]]):
-    """The jobs that wait: each owner's in their order, the owners in turn."""
-
+class _Queue(Queue[_Job]):
     def __init__(self, lock: threading.Lock) -> None:
         super().__init__()
         self.ready = threading.Condition(lock)
 
-    def add(self, job: _Job, *, first: bool = False) -> None:
-        jobs = self.setdefault(job.owner, deque())
-        jobs.insert(0 if first else len(jobs), job)
-
-    def take(self, may: Callable[[_Job], bool]) -> _Job | None:
-        """Take a job that may go, of the owner whose last turn is longest ago."""
-        for owner, jobs in self.items():
-            if may(jobs[0]):
-                del self[owner]
-                if len(jobs) > 1:
-                    self[owner] = jobs
-                return jobs.popleft()
-        return None
-
     def drop(self, now: float) -> None:
         """Refuse what is past its deadline; forget that, and what nobody waits for any more."""
-        waiting = [job for jobs in self.values() for job in jobs]
-        self.clear()
-        for job in waiting:
+        for job in self.take_all():
             if job.deadline < now:
                 job.end(Unavailable(_BUSY))
             if not job.rows.done():

@@ -20,10 +20,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
-from errors import ApiError, InvalidInput, from_pydantic
+from engines import DEADLINE
+from errors import ApiError, InvalidInput, Unavailable, from_pydantic
 from fields import NO_USER, WORDS
 
 MAX_BODY = 256 * 1024  # bytes
+_LONG = 128 * 1024  # bytes of an answer
+_CALLERS = 4096  # of whom each address remembers whether their answers are long
+_LONG_AT_ONCE = 2  # of one caller
+_LONG_TOGETHER = 4  # of all callers of an address
 _SOON = 0.2  # seconds after which it is worth looking whether the client still waits
 
 
@@ -59,6 +64,7 @@ class TaskRoute(APIRoute):
         # FastAPI keeps apart what tells the kinds of a body from one another.
         kind: Any = body and Annotated[body.annotation, body]
         reader: TypeAdapter[Any] = TypeAdapter(kind)
+        turns = _Turns() if self.methods == {"GET"} and "{id" not in self.path else None
 
         async def answer(request: Request) -> Response:
             errors: list[dict[str, str]] = []
@@ -71,7 +77,8 @@ class TaskRoute(APIRoute):
                     errors.append({"field": "body", "message": "is required", "in": "body"})
             if errors:
                 raise InvalidInput(errors)
-            return await _while_wanted(self.endpoint(**arguments), request)
+            call = self.endpoint(**arguments)
+            return await _while_wanted(turns.take(request, call) if turns else call, request)
 
         self.answer = answer
         return answer
@@ -82,6 +89,61 @@ class TaskRoute(APIRoute):
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise ApiError(415, "The Content-Type must be application/json.")
         return raw
+
+
+class _Caller:
+    """Whether the answers to somebody are long, once that is known, and whose turn it is."""
+
+    __slots__ = ("long", "turn")
+
+    def __init__(self) -> None:
+        self.long: bool | None = None
+        self.turn = asyncio.Semaphore(1)
+
+
+class _Turns:
+    """Has callers wait for each other where answers are long: those take memory, and the loop.
+
+    How long they are to somebody, the first one tells; the next ones wait for that.
+    """
+
+    def __init__(self) -> None:
+        self._callers: dict[int, _Caller] = {}  # by a hash of path and token, the first first
+        self._together = asyncio.Semaphore(_LONG_TOGETHER)
+
+    async def take(self, request: Request, call: Coroutine[Any, Any, Response]) -> Response:
+        """Return the answer, made in its turn; 503 if that is too late."""
+        headers = request.scope["headers"]
+        token = next((value for name, value in headers if name == b"authorization"), b"")
+        key = hash((request.scope["path"], token))
+        if (caller := self._callers.get(key)) is None:
+            caller = self._callers[key] = _Caller()
+            if len(self._callers) > _CALLERS:
+                del self._callers[next(iter(self._callers))]
+        response = await (call if caller.long is False else self._in_turn(caller, call))
+        if caller.long is None:
+            for _ in range(_LONG_AT_ONCE - 1):
+                caller.turn.release()
+        caller.long = len(response.body) > _LONG
+        return response
+
+    async def _in_turn(self, caller: _Caller, call: Coroutine[Any, Any, Response]) -> Response:
+        try:
+            async with asyncio.timeout(DEADLINE + _SOON) as waiting:
+                async with caller.turn:
+                    if caller.long is None:
+                        return await call
+                    if caller.long:
+                        async with self._together:
+                            return await call
+                return await call
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            detail = "Too much is asked for at once; ask for fewer tasks at a time, or later."
+            raise Unavailable(detail) from None
+        finally:
+            call.close()
 
 
 async def _while_wanted(call: Coroutine[Any, Any, Response], request: Request) -> Response:

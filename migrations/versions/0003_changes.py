@@ -19,6 +19,7 @@ _INDEXES = (
     "CREATE UNIQUE INDEX task_user_id_idempotency_key ON task (user_id, idempotency_key) "
     "WHERE idempotency_key IS NOT NULL",
     "CREATE UNIQUE INDEX task_user_id_uid ON task (user_id, uid)",
+    "CREATE INDEX task_deleted_at ON task (deleted_at) WHERE deleted_at IS NOT NULL",
 )
 _OLD = (
     "id, user_id, title, title_folded, description, description_folded, completed, completed_at, "
@@ -73,7 +74,8 @@ def upgrade() -> None:
             "ALTER TABLE task DROP CONSTRAINT task_pkey, ADD CONSTRAINT task_pkey "
             "PRIMARY KEY (user_id, id)"
         )
-        op.execute(_INDEXES[-1])
+        for index in _INDEXES[-2:]:
+            op.execute(index)
     # What is there is numbered as if it had been made one after the other.
     op.execute(
         "UPDATE task SET position = numbered.place FROM (SELECT id, "
@@ -101,7 +103,7 @@ def downgrade() -> None:
         op.execute(
             "ALTER TABLE task DROP CONSTRAINT task_pkey, ADD CONSTRAINT task_pkey PRIMARY KEY (id)"
         )
-        op.execute("DROP INDEX task_user_id_uid")
+        op.execute("DROP INDEX task_user_id_uid, task_deleted_at")
         for column in _new_columns():
             op.drop_column("task", column.name)
         op.execute("UPDATE task SET version = 1 + version % 1000000000")
@@ -144,7 +146,7 @@ def _rebuild_on_sqlite(*added: sa.Column[Any]) -> None:
     # The id of a task that was deleted last is not given again.
     op.execute("DELETE FROM sqlite_sequence WHERE name = 'task'")
     op.execute(f"INSERT INTO sqlite_sequence VALUES ('task', {int(highest)})")  # noqa: S608
-    for index in _INDEXES[: len(_INDEXES) if added else -1]:
+    for index in _INDEXES[: len(_INDEXES) if added else -2]:
         op.execute(index)
 
 

@@ -54,14 +54,16 @@ def make_every_statement_slow(url: str, seconds: float) -> None:
 
 
 def test_a_heavy_search_in_a_loop_never_runs_more_often_than_the_pool_allows(
-    url: str, busy: list[int], tasks: str
+    url: str, busy: list[int], user: str
 ) -> None:
+    numbers = itertools.count()
+
     async def search(client: Client) -> None:
-        await client.send("GET", f"{tasks}?q=x&limit=1")
+        await client.send("GET", f"/api/{user}-{next(numbers) % 16}/tasks?q=x&limit=1")
 
     with Service(DATABASE_URL=url, DB_POOL_SIZE=str(POOL)) as service, client_of(service) as client:
-        for _ in range(3):
-            create(client, tasks)
+        for number in range(16):
+            create(client, f"/api/{user}-{number}/tasks")
         make_every_statement_slow(url, 5)
         del busy[:]
         with Load(service.url, search, clients=4 * POOL) as load:
@@ -139,6 +141,22 @@ def test_bulk_calls_that_wait_leave_half_of_the_pool_to_the_others(url: str, use
                 create(client, f"/api/{user}-2/tasks")
             assert waiting.is_alive()
         waiting.join()
+
+
+def test_calls_of_one_user_that_wait_leave_connections_to_others(url: str, user: str) -> None:
+    mine = f"/api/{user}/tasks"
+    with Service(DATABASE_URL=url, DB_POOL_SIZE="4") as service, client_of(service) as client:
+        task = create(client, mine)
+        with row_locked(url, task["id"]):
+            patches = [Request("PATCH", f"{mine}/{task['id']}", {"title": "x"})] * 40
+            waiting = threading.Thread(target=at_once, args=(service.url, patches))
+            waiting.start()
+            for _ in range(20):
+                time.sleep(0.02)
+                assert client.get(f"/api/{user}-2/tasks?status=pending").json() == []
+            assert waiting.is_alive()
+        waiting.join()
+        assert client.get(f"{mine}/{task['id']}").json()["title"] == "x"
 
 
 def test_toggles_that_wait_for_each_other_are_answered_in_time_when_the_database_freezes(

@@ -9,11 +9,13 @@ import re
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 import httpx2
 import pytest
 
+from schemas import TaskQuery
 from tests.support.api import create
 from tests.support.problems import CORS, assert_problem
 from tests.support.service import Service
@@ -364,6 +366,16 @@ def test_a_query_may_be_long_and_strange(service: Service, tasks: str, query: st
     assert parse(say(service, request(f"GET {tasks}?{query}"))).status_code == 200
 
 
+def test_a_parameter_that_comes_twice_is_refused_or_taken_as_a_list(
+    client: httpx2.Client, tasks: str
+) -> None:
+    for name in TaskQuery.model_fields:
+        for value in ("1", "a", "", "true", "2026-01-01", "2026-01-01T10:00:00Z"):
+            for path in (tasks, f"{tasks}/stats"):
+                answer = client.get(f"{path}?{name}={value}&{name}={value}")
+                assert answer.status_code in (200, 422), f"{name}={value}"
+
+
 @pytest.mark.parametrize("query", ["q=%ff", "title_ne=%c3", "tag=%ed%a0%80", "%ff=1"])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_text_that_is_not_utf_8_is_refused_not_guessed_at(
@@ -457,6 +469,21 @@ def test_pipelined_requests_are_answered_in_order(service: Service, tasks: str) 
     found = re.findall(rb'"detail":"There is no task 900719925474(\d{4})', answer)
     assert found == [b"%04d" % number for number in range(50)]
     assert answer.endswith(b'{"total":0,"completed":0,"pending":0,"overdue":0}')
+
+
+def test_who_sends_countless_requests_ahead_of_their_answers_is_turned_away(
+    service: Service,
+) -> None:
+    asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+    before = service.memory()
+    with connect(service) as wire, ThreadPoolExecutor() as pool:
+        received = pool.submit(read_all, wire)
+        with suppress(ConnectionError):
+            for _ in range(500):  # a gigabyte where all are taken in
+                wire.sendall(asked)
+        last = received.result().rpartition(b"HTTP/1.1 ")[2]
+    assert last[:3] in (b"503", b"")  # lost where the connection was reset first
+    assert service.memory() < before + 100_000_000
 
 
 def test_a_websocket_is_turned_away(service: Service, tasks: str) -> None:

@@ -1,4 +1,6 @@
-"""What the pool promises on a wire that delays, freezes and cuts, to callers who go away."""
+"""What the pool promises on a wire that delays, freezes and cuts, before a server that cancels, to
+callers who go away.
+"""
 
 import asyncio
 from random import Random
@@ -18,6 +20,7 @@ DEADLINE = 0.9  # seconds; the server gets the first 0.4 of them
 SLACK = 1.0  # seconds: a tick, and a machine that is busy
 WRITE = """WITH written AS (INSERT INTO effects VALUES (%(n)s) RETURNING id)
            SELECT id, pg_sleep(%(seconds)s) FROM written"""
+CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 Outcome = str | type[BaseException]
 
 
@@ -38,7 +41,7 @@ class Callers:
         began = loop.time()
         try:
             async with asyncio.timeout(patience):
-                parameters = {"n": n, "seconds": seconds}
+                parameters = {"n": n, "seconds": seconds, "owner": self.random.choice("abc")}
                 await self.pool.run(WRITE, parameters, repeatable=False, deadline=DEADLINE)
             self.told[n] = "done"
         except (Unavailable, TimeoutError) as error:
@@ -52,16 +55,20 @@ class Callers:
             await self.call(n)
 
 
-async def break_the_wire(proxy: Proxy, random: Random, *, cuts: bool) -> None:
-    """Do the wire one harm after the other, for some seconds."""
+async def break_the_wire(
+    proxy: Proxy, server: Postgres, name: str, random: Random, *, cuts: bool
+) -> None:
+    """Do the wire, and the statements, one harm after the other, for some seconds."""
     for _ in range(12):
-        harm = random.choice(["delay", "freeze", "cut" if cuts else "freeze", "nothing"])
+        harm = random.choice(["delay", "freeze", "cut" if cuts else "freeze", "cancel", "nothing"])
         if harm == "delay":
             await asyncio.to_thread(proxy.delay, random.choice([0, 0.01, 0.05]))
         elif harm == "freeze":
             await asyncio.to_thread(proxy.freeze)
             await asyncio.sleep(random.choice([0.05, 0.5, 1.5]))
             await asyncio.to_thread(proxy.thaw)
+        elif harm == "cancel":
+            await asyncio.to_thread(server.execute, CANCEL, name)
         elif harm == "cut":
             await asyncio.to_thread(proxy.cut)
             await asyncio.sleep(0.5)  # what it leaves at the server has ended
@@ -85,7 +92,7 @@ def test_whatever_the_wire_does(
             asyncio.create_task(callers.go_on(range(k * 10_000, (k + 1) * 10_000), ended))
             for k in range(4 * SIZE)
         ]
-        await break_the_wire(proxy, random, cuts=cuts)
+        await break_the_wire(proxy, own_postgres, name, random, cuts=cuts)
         ended.set()
         await asyncio.gather(*going)
         # It works again as if nothing had been.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx2
 import psycopg2
+import pytest
 
 from tests.conftest import Database
 from tests.support.postgres import PASSWORD, Postgres, Server
@@ -77,15 +78,38 @@ def test_no_secret_is_ever_logged(own_postgres: Postgres) -> None:
         assert "Traceback" not in service.log
 
 
-def test_what_a_constraint_of_the_administrator_refuses_is_not_quoted(
-    postgres: Server,
+_RAISING = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'not this: %', NEW; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON task FOR EACH ROW EXECUTE FUNCTION refuse()"""
+_CASTING = """
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM NEW.title::int; RETURN NEW; END $$;
+CREATE TRIGGER note BEFORE INSERT ON task FOR EACH ROW EXECUTE FUNCTION note()"""
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE task ADD CHECK (title <> 'forbidden')", "CheckViolation: (SQLSTATE 23514)"),
+        (_RAISING, "RaiseException: (SQLSTATE P0001)"),
+        (_CASTING, "InvalidTextRepresentation: (SQLSTATE 22P02)"),
+        (
+            "ALTER TABLE task DROP COLUMN description_folded",
+            'UndefinedColumn: column "description_folded" of relation "task" does not exist',
+        ),
+    ],
+    ids=["check", "raise", "cast", "column"],
+)
+def test_what_an_administrators_change_refuses_is_not_quoted(
+    postgres: Server, change: str, named: str
 ) -> None:
     url = postgres.create_database()
     with Service(DATABASE_URL=url) as service, httpx2.Client(base_url=service.url) as client:
         with psycopg2.connect(url) as connection, connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE task ADD CHECK (title <> 'forbidden')")
+            cursor.execute(change)
         body = {"title": "forbidden", "description": f"{SECRET}\n{SECRET}"}
         assert client.post("/api/tasks", json=body).status_code == 500
-        wait_until(lambda: "CheckViolation" in service.log, "the traceback is in the log")
+        wait_until(lambda: named in service.log, "the traceback is in the log")
     assert SECRET not in service.log
     assert "forbidden" not in service.log
