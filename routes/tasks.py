@@ -160,7 +160,11 @@ def build_router(
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
         query = queries.update_tasks(whose.user_id, wanted, change, known)
-        return json_answer({"updated": await _count(query, whose, known)})
+        try:
+            updated = await _count(query, whose, known, change)
+        except Conflict:
+            updated = await repeat_all(database, whose, wanted, change, known)
+        return json_answer({"updated": updated})
 
     @router.delete("", response_model=Deleted, responses=refusals(412))
     async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
@@ -213,8 +217,7 @@ def build_router(
         Read-only fields may be sent along and are ignored. `deleted: false` brings a task back out
         of the trash.
         """
-        query = queries.update_task(whose.user_id, ref, change, versions)
-        return task_answer(await _one(query, whose, ref, versions), whose)
+        return await _change(whose, ref, change, versions)
 
     @router.patch("/{id:id}/complete", response_model=Task, responses=CHANGED)
     async def complete_task(
@@ -223,13 +226,25 @@ def build_router(
         versions: Allowed,
         body: Annotated[Completion | None, Body()] = None,
     ) -> Response:
-        """Toggles; with a body, sets what that says, which is safe to repeat."""
-        if body is None:
+        """Toggles; with a body, sets what that says, which is safe to repeat.
+
+        Completing a task that repeats makes the next one, once, and `Link` names that.
+        """
+        change = None if body is None else TaskUpdate(completed=body.completed)
+        return await _change(whose, ref, change, versions)
+
+    async def _change(
+        whose: Owner, ref: int | str, change: TaskUpdate | None, versions: Versions
+    ) -> Response:
+        """Answer with the task, changed or toggled."""
+        if change is None:
             query = queries.toggle_task(whose.user_id, ref, versions)
         else:
-            change = TaskUpdate(completed=body.completed)
             query = queries.update_task(whose.user_id, ref, change, versions)
-        return task_answer(await _one(query, whose, ref, versions), whose)
+        if change is None or change.recurrence is None:
+            rows, _ = await database.run(query)
+            if rows:
+                return task_answer(rows[0], whose)
 
     @router.delete(
         "/{id:id}",
