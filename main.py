@@ -98,6 +98,8 @@ class Envelope:
         try:
             receive = await self.door.admit(scope, headers, receive, transport)
             await self.app(inner, receive, send_with_id)
+            if rest := inner.pop("rest", None):  # of a stream: without all layers it is smaller
+                await rest(receive, send_with_id)
         except Exception as error:
             if status:
                 raise

@@ -22,6 +22,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal,
     not_,
     null,
     select,
@@ -332,6 +333,14 @@ def read_position(owner: str) -> Query:
     return Query(_read_position, {"owner": owner}, repeatable=True)
 
 
+def make_position(owner: str) -> Query:
+    """Nothing but the number of rows: one if the user has tasks, but had no position.
+
+    So it is where a version that knew none has made the tasks, during a rolling update.
+    """
+    return Query(_make_position, {"owner": owner})
+
+
 def list_tasks(owner: str, wanted: TaskQuery) -> Query:
     """One page of tasks, each row followed by how many match in all, and the user's position.
 
@@ -388,6 +397,14 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 _at_position = select(feed.position).where(feed.user_id == OWNER)
 _read_position = _at_position.limit(1)
+_make_position = (
+    insert(FEED)
+    .from_select(
+        ["user_id", "position", "forgotten"],
+        select(OWNER, literal(1), literal(0)).where(select(task.id).where(OWNED).exists()),
+    )
+    .on_conflict_do_nothing()
+)
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
@@ -470,7 +487,7 @@ def read_changes(owner: str, wanted: Since) -> Query:
 
 def read_positions(owners: Sequence[str]) -> Query:
     """Those of these users who have changed something yet, and their positions."""
-    return Query(_read_positions, {"owners": owners}, repeatable=True)
+    return Query(_read_positions, {"owners": owners}, repeatable=True, deadline=DEADLINE / 2)
 
 
 _owners = bindparam("owners", type_=TextList)

@@ -54,7 +54,7 @@ _remember = update(FEED).where(_mine).values(forgotten=_forgetting(_latest_there
 
 async def keep_emptying(database: Database) -> None:
     """Empty the trash again and again, until cancelled."""
-    await asyncio.sleep(os.getpid() % 60)  # workers that start together look one after the other
+    await asyncio.sleep(60 * (1 + os.getpid() % 10))  # workers start together, and look in turn
     while True:
         try:
             await empty(database)

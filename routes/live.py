@@ -4,8 +4,8 @@ import asyncio
 import math
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -25,6 +25,7 @@ from schemas import Since
 
 _BEGIN: Final = format_sse_event(comment="changes follow", retry=2000)
 _BEAT: Final = 15.0  # seconds from one comment to the next
+_LATE: Final = 5.0  # seconds by which that may come late, or the end of a stream before its time
 _LOOK: Final = 1.0  # seconds between two looks for changes that were made elsewhere
 _READS: Final = 4  # pages that all streams may wait for at once
 _PART: Final = 64 * 1024  # bytes of an event
@@ -32,6 +33,7 @@ _PATIENCE: Final = 10.0  # seconds in which a client takes so many
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
 
+_Read = Callable[[Since], Awaitable[dict[str, Any]]]
 _Page = tuple[int, bool, bytes]  # its position, whether there is more, and its event
 
 
@@ -49,60 +51,68 @@ class Live:
         self._turns = asyncio.Semaphore(_READS)
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
+        self.writes = 0  # of this worker
         database.on_write = self._wake
 
-    @contextmanager
-    def heard_by(self, stream: "Stream") -> Iterator[None]:
-        """Wake a stream for as long as this lasts."""
+    def add(self, stream: "Stream", known: int) -> None:
+        """Wake a stream from now on, and at once if a write came after `writes` was `known`."""
         if self._looking is None:
             _before_the_end(self._close)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
-        streams = self._streams.setdefault(stream.whose.user_id, set())
-        streams.add(stream)
+        self._streams.setdefault(stream.whose.user_id, set()).add(stream)
         if self._closed:
             stream.end()
-        try:
-            yield
-        finally:
-            streams.discard(stream)
-            if not streams:
-                del self._streams[stream.whose.user_id]
+        elif known != self.writes:
+            stream.wake()
+
+    def remove(self, stream: "Stream") -> None:
+        """Let a stream be."""
+        streams = self._streams[stream.whose.user_id]
+        streams.discard(stream)
+        if not streams:
+            del self._streams[stream.whose.user_id]
 
     async def page(self, stream: "Stream") -> _Page:
         """Return the next page for a stream; those who want the same one share the read."""
         key = stream.whose, stream.since, stream.limit
         if key not in self._reads:
-            self._reads[key] = asyncio.create_task(self._read(stream, key))
+            self._reads[key] = asyncio.create_task(self._read(stream.read, key))
         async with asyncio.timeout(DEADLINE):
             return await asyncio.shield(self._reads[key])
 
-    async def _read(self, stream: "Stream", key: Any) -> _Page:
+    async def _read(self, read: _Read, key: tuple[Owner, int, int]) -> _Page:
         try:
             async with self._turns:
-                page = await stream.read(Since(since=stream.since, limit=stream.limit))
+                page = await read(Since(since=key[1], limit=key[2]))
         finally:
             self._reads.pop(key, None)
         data, position = to_json(page).decode(), page["position"]
         event = format_sse_event(data_str=data, event="changes", id=str(position))
         return position, page["more"], event
 
-    def _wake(self, user_id: str, position: int = 0) -> None:
-        """Wake who listens to a user, but for those who are at that position already."""
+    def _wake(self, user_id: str) -> None:
+        """Wake who listens to a user who has changed something."""
+        self.writes += 1
+        self._reads.clear()
         for stream in self._streams.get(user_id, ()):
-            if stream.since != position:
-                self._reads.clear()
-                stream.wake()
+            stream.wake()
 
     async def _look(self) -> None:
         try:
             while self._streams:
                 await asyncio.sleep(_LOOK)
+                now = time.time()
+                for stream in [each for streams in self._streams.values() for each in streams]:
+                    stream.look_at_the_clock(now)
                 with suppress(Unavailable):
                     known = queries.read_positions(list(self._streams))
                     positions = dict((await self._database.run(known)).rows)
-                    for user_id in self._streams:
-                        self._wake(user_id, positions.get(user_id, 1))
+                    self._reads.clear()
+                    for user_id, streams in self._streams.items():
+                        for stream in streams:
+                            if stream.since != positions.get(user_id, 1):
+                                stream.wake()
         finally:  # whatever ended this: no stream shall go on deaf
             self._end()
 
@@ -130,13 +140,15 @@ class Stream(Response):
         live: Live,
         whose: Owner,
         known: Since,
-        read: Callable[[Since], Awaitable[dict[str, Any]]],
+        read: _Read,
         check: Callable[[], Awaitable[object]],
     ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self.whose, self.since, self.limit, self.read = whose, known.since, known.limit, read
         self._live, self._check = live, check
+        self._due = time.time() + _BEAT  # when to say at least a comment
+        self._until = math.inf  # when the token no longer counts
         self._loop = asyncio.get_running_loop()
         self._roused: asyncio.Future[None] = self._loop.create_future()  # an Event takes 0.7 kB
         self._over = False
@@ -152,54 +164,64 @@ class Stream(Response):
         self._over = True
         self._rouse()
 
+    def look_at_the_clock(self, now: float) -> None:
+        """Stop when it is time to, or do not be silent for too long."""
+        if now > self._until:
+            self.end()
+        elif now > self._due:
+            self._rouse()
+
     def _rouse(self) -> None:
         if not self._roused.done():
             self._roused.set_result(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer (ASGI)."""
+        """Begin to answer (ASGI); the rest is `scope["rest"]`, see `main.Envelope`."""
         if scope.get("head"):
             return await super().__call__(scope, receive, send)
-        started = False
-        watching = asyncio.create_task(self._watch(receive))
-        try:
-            with self._live.heard_by(self):
-                first = await self._next(scope)
-                started = True
-                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-                await send(start)
-                await _say(send, _BEGIN + first)
-                del first  # what has been said takes no room while it waits
-                while not self._over:
-                    await _say(send, await self._next(scope))
-        except TimeoutError:
-            return  # nobody reads: the server closes what is not complete
-        except ApiError:
-            if not started:
-                raise
-        finally:
-            watching.cancel()
+        self._known = self._live.writes
+        first = _BEGIN + await self._next()
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(TimeoutError):
+            await _say(send, first)
+            self._until = scope.get("token_end", math.inf) - _LATE
+            scope["rest"] = self._go_on
+
+    async def _go_on(self, receive: Receive, send: Send) -> None:
+        watching = asyncio.create_task(self._watch(receive))
+        self._live.add(self, self._known)
+        try:
+            with suppress(ApiError):
+                while not self._over:
+                    await _say(send, await self._next())
             await _say(send, b"", more=False)
+        except TimeoutError:
+            pass  # nobody reads: the server closes what is not complete
+        finally:
+            self._live.remove(self)
+            watching.cancel()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.end()
 
-    async def _next(self, scope: Scope) -> bytes:
-        """Wait for what there is to say: an event, or after a while a comment."""
-        token_end: float = scope.get("token_end", math.inf)
-        beat = self._loop.call_later(min(_BEAT, token_end - time.time()), self._rouse)
+    async def _next(self) -> bytes:
+        """Wait for what there is to say: an event, and every now and then a comment."""
         await self._roused
-        beat.cancel()
         self._roused = self._loop.create_future()
-        if self._over:
-            return b""
-        if not self._behind:
+        said = b""
+        if time.time() > self._due and not self._over:
+            self._due = time.time() + _BEAT
             with suppress(Unavailable):  # nobody can say now
                 await self._check()
-            return KEEPALIVE_COMMENT
+            said = KEEPALIVE_COMMENT
+        if self._behind and not self._over:
+            said += await self._event()
+        return said
+
+    async def _event(self) -> bytes:
+        """Return the next page; nothing where there is none, or no database."""
         self._behind = False
         try:
             position, more, event = await self._live.page(self)

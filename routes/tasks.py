@@ -179,6 +179,8 @@ def build_router(
         """Return how many a bulk call touched, or raise 412 if the user has another position."""
         try:
             rows, touched = await database.run(query)
+            if not touched and (await database.run(queries.make_position(whose.user_id))).touched:
+                rows, touched = await database.run(query)
         except Conflict:
             raise ApiError(412, "The list has changed since; read it again.") from None
         # Whose position is not there yet has no tasks, and nothing that could be compared.
@@ -261,11 +263,16 @@ def build_router(
     async def _one(
         query: queries.Query, whose: Owner, ref: int | str, versions: Versions = None
     ) -> tuple[Any, ...]:
-        """Return the one row; without it only a conditional request asks again: 404 or 412?"""
+        """Return the one row; without it a write asks again, whether there is no such task."""
         rows, _ = await database.run(query)
         if rows:
             return rows[0]
-        if versions and (await database.run(queries.read_task(whose.user_id, ref))).rows:
+        writes = query.raises is not None
+        if writes and (await database.run(queries.read_task(whose.user_id, ref))).rows:
+            await database.run(queries.make_position(whose.user_id))
+            rows, _ = await database.run(query)
+            if rows:
+                return rows[0]
             raise ApiError(412, "The task has changed since; read it again.")
         known = ref if isinstance(ref, int) else "with this uid"
         raise ApiError(404, f"There is no task {known}.")
