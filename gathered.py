@@ -57,7 +57,8 @@ FRESH: Final[dict[str, Any]] = {
 }
 ONCE: Final = {"uid": "new_uid", "idempotency_fingerprint": "fingerprint"}
 # All or none: a uid that has another body's task stops the statement.
-_same = task.idempotency_fingerprint == insert(TASK).excluded.idempotency_fingerprint
+_new_print = insert(TASK).excluded.idempotency_fingerprint
+_same = task.idempotency_fingerprint.is_not_distinct_from(_new_print)  # a task may have none
 UNLESS_OTHER: Final[dict[str, Any]] = {
     "index_elements": [task.user_id, task.uid],
     "set_": {"idempotency_replays": task.idempotency_replays + or_nothing(_same)},

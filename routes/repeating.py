@@ -1,4 +1,4 @@
-"""Changes where a rule matters: it is read, then the change is made while it still says the same."""
+"""Changes where a rule matters: it is read, then the change is made while it says the same."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -23,24 +23,35 @@ _TRIES: Final = 100  # of a bulk call, which needs a moment without another chan
 CHANGED: Final = "The list has changed since; read it again."
 
 
+def missing(ref: Ref) -> ApiError:
+    """Return the 404 of a task."""
+    return ApiError(404, f"There is no task {ref if isinstance(ref, int) else 'with this uid'}.")
+
+
+def changed() -> ApiError:
+    """Return the 412 of a task."""
+    return ApiError(412, "The task has changed since; read it again.")
+
+
 async def repeat_one(
     database: Database, whose: Owner, ref: Ref, change: TaskUpdate | None, versions: Versions
-) -> tuple[tuple[Any, ...], dict[str, str]] | None:
-    """Return the task, changed or toggled, and the `Link` to the next; None where there is none.
+) -> tuple[tuple[Any, ...], dict[str, str]]:
+    """Return the task, changed or toggled, and the `Link` to the next.
 
-    Raises 412 if its version is none of `versions`, 422 if it cannot repeat so.
+    Raises 404, 412 if its version is none of `versions`, 422 if it cannot repeat so.
     """
     trash = change is not None and change.deleted is False
     while rows := (await database.run(queries.read_task(whose.user_id, ref, trash=trash))).rows:
         was = task_fields(rows[0], whose)
         if versions is not None and rows[0][-1] not in versions:
-            raise ApiError(412, "The task has changed since; read it again.")
+            raise changed()
         nexts = _nexts([was], change)
         query = repeating.repeat_task(whose.user_id, was, change, versions, nexts)
         if rows := (await database.run(query)).rows:
             completes = change is None or change.completed
             return rows[0], await _link(database, whose, rows[0]) if completes else {}
-    return None
+        await database.run(queries.make_position(whose.user_id))
+    raise missing(ref)
 
 
 async def _link(database: Database, whose: Owner, row: tuple[Any, ...]) -> dict[str, str]:
