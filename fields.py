@@ -228,7 +228,12 @@ RemindAt = Annotated[
     AfterValidator(_remind_at),
     WithJsonSchema({"anyOf": [*_A_DUE_DATE[1:], {"type": "string", "maxLength": 0}]}),
 ]
-Recurrence = Annotated[str, Characters(recurrence.MAX_LENGTH), AfterValidator(_recurrence)]
+Recurrence = Annotated[
+    str,
+    Characters(recurrence.MAX_LENGTH),
+    AfterValidator(_recurrence),
+    WithJsonSchema({"type": "string", "format": "rrule"}),
+]
 RepeatFrom = Literal["due", "completed"]
 Priority = Annotated[
     models.Priority,

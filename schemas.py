@@ -211,12 +211,12 @@ class Task(BaseModel):
         description="When to remind, as `due_date`, but no day; reminding is the client's part.",
     )
     recurrence: str | None = Field(
-        description="How the task repeats, as in RFC 5545: `FREQ=WEEKLY;INTERVAL=2;BYDAY=TU`. "
-        "Completing it makes the next one, once. It needs a `due_date`."
+        description="How it repeats (RFC 5545): `FREQ=WEEKLY;INTERVAL=2;BYDAY=TU`. Completing it "
+        "makes the next task, once. It needs a `due_date`."
     )
     repeat_from: RepeatFrom = Field(
-        description="Whether the next date counts from the one that was `due`, or from the day on "
-        "which the task was `completed`."
+        description="What the next date counts from: the one that was `due`, or the day on which "
+        "it was `completed`."
     )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
     order: float | None = Field(description="A number for your own order, as of drag and drop.")

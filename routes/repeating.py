@@ -70,6 +70,7 @@ async def repeat_all(
     database: Database, whose: Owner, wanted: TaskFilter, change: TaskUpdate, known: Positions
 ) -> int:
     """Return how many tasks are changed, all at once; raises as `repeat_one` does."""
+    await database.run(queries.make_position(whose.user_id))
     for _ in range(_TRIES):
         position = await position_of(database, whose)
         if known is not None and position not in known:

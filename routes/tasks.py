@@ -1,6 +1,7 @@
 """The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -67,7 +68,7 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 # What calls of one kind answer beside their success.
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
-WRITTEN = {200: headers("ETag", "Link"), **refusals(404, 412), **BAD_BODY}
+WRITTEN = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
 _BUSY_KEY: Final = "was used before with another body"
 
 
@@ -160,11 +161,11 @@ def build_router(
         whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        query = queries.update_tasks(whose.user_id, wanted, change, known)
-        try:
-            updated = await _count(query, whose, known)
-        except Conflict:  # another position, or a rule that has to be read
-            updated = await repeat_all(database, whose, wanted, change, known)
+        if change.recurrence is None:
+            query = queries.update_tasks(whose.user_id, wanted, change, known)
+            with suppress(Conflict):  # another position, or a rule that has to be read
+                return json_answer({"updated": await _count(query, whose, known)})
+        updated = await repeat_all(database, whose, wanted, change, known)
         return json_answer({"updated": updated})
 
     @router.delete("", response_model=Deleted, responses=refusals(412))
