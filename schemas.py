@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 import fields
+import recurrence
 from fields import (
     MAX_ID,
     PLAIN_DECIMAL,
@@ -35,6 +36,9 @@ from fields import (
     DueDate,
     Order,
     Priority,
+    Recurrence,
+    RemindAt,
+    RepeatFrom,
     Tags,
     TaskId,
     Title,
@@ -91,10 +95,23 @@ class TaskCreate(Body):
     completed: bool = False
     priority: Priority = "none"
     due_date: DueDate | None = None
+    remind_at: RemindAt | None = None
+    recurrence: Recurrence | None = None
+    repeat_from: RepeatFrom = "due"
     tags: Tags = []
     order: Order | None = None
     deleted: bool = False
     uid: Uid | None = None
+
+    @field_validator("recurrence")
+    @classmethod
+    def _fits(cls, rule: str | None, info: ValidationInfo) -> str | None:
+        try:
+            if rule is not None and "due_date" in info.data:  # else that is wrong itself
+                recurrence.check(rule, info.data["due_date"])
+        except ValueError as error:
+            raise broken(str(error)) from None
+        return rule
 
 
 ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
@@ -124,6 +141,9 @@ class TaskUpdate(Body):
     completed: bool = None  # type: ignore[assignment]
     priority: Priority = None  # type: ignore[assignment]
     due_date: DueDate | None = None
+    remind_at: RemindAt | None = None
+    recurrence: Recurrence | None = None
+    repeat_from: RepeatFrom = None  # type: ignore[assignment]
     tags: Tags = None  # type: ignore[assignment]
     order: Order | None = None
     deleted: bool = None  # type: ignore[assignment]
@@ -149,6 +169,9 @@ _TASK: Final[dict[str, Any]] = {
     "completed_at": "2026-11-21T07:15:00.654321Z",
     "priority": "high",
     "due_date": "2026-11-21",
+    "remind_at": "2026-11-20T18:00:00",
+    "recurrence": "FREQ=WEEKLY;BYDAY=MO,SA",
+    "repeat_from": "due",
     "tags": ["shopping"],
     "order": 1.5,
     "deleted": False,
@@ -183,6 +206,18 @@ class Task(BaseModel):
         "(`2026-11-21T10:00:00+01:00`), which comes back in UTC, or a wall-clock time "
         '(`2026-11-21T10:00`), which counts as UTC. Each kind stays what it is. `""` means `null`.',
     )
+    remind_at: str | None = Field(
+        pattern=SHOWN_DUE_DATE,
+        description="When to remind, as `due_date`, but no day; reminding is the client's part.",
+    )
+    recurrence: str | None = Field(
+        description="How it repeats (RFC 5545): `FREQ=WEEKLY;INTERVAL=2;BYDAY=TU`. Completing it "
+        "makes the next task, once. It needs a `due_date`."
+    )
+    repeat_from: RepeatFrom = Field(
+        description="What the next date counts from: the one that was `due`, or the day on which "
+        "it was `completed`."
+    )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
     order: float | None = Field(description="A number for your own order, as of drag and drop.")
     deleted: bool = Field(
@@ -195,6 +230,7 @@ class Task(BaseModel):
 # ---- query strings: which tasks, in which order, which page (contract section 3)
 
 MAX_PAGE: Final = 1000
+NULLABLE: Final = ("due_date", "remind_at", "recurrence", "completed_at")  # `due_date=`: none
 _MOST_FILTERS: Final = 30
 _MOST_SORT_KEYS: Final = 8
 _SORT_ALIASES: Final = {"created": "created_at", "updated": "updated_at"}
@@ -282,7 +318,7 @@ class BulkFilter(TaskFilter):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        null = (info.field_name or "").removesuffix("_ne") in ("due_date", "completed_at")
+        null = (info.field_name or "").removesuffix("_ne") in NULLABLE
         if not null and (value == "" or (isinstance(value, list) and "" in value)):
             raise broken("must not be empty")
         return value
