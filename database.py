@@ -99,7 +99,7 @@ class Database:
         self._dialect: Dialect = (
             sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
-        self._compiled = lru_cache(maxsize=256)(self._compile)
+        self._compiled = lru_cache(maxsize=128)(self._compile)
         self._gatherers: dict[ClauseElement, Gatherer] = {}
         self._pending = 0
         # Called with the user whose position a write of this process has raised.

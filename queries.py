@@ -59,9 +59,7 @@ Ref = int | str  # the id or the uid of a task
 
 task, feed, gone = TASK.c, FEED.c, GONE.c
 # Fields that came after fingerprints did: they count only where they say something.
-_LATER: Final = {"uid": None, "deleted": False, "remind_at": None, "recurrence": None} | {
-    "repeat_from": "due"
-}
+_LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
 
 
 class Query(NamedTuple):
@@ -86,17 +84,15 @@ def now() -> datetime:
 
 def fingerprint(new: TaskCreate) -> str:
     """Return what tells the body of one create from another: a SHA-256 of what it means."""
-    silent = {name for name, nothing in _LATER.items() if getattr(new, name) == nothing}
+    fields = TaskCreate.model_fields
+    silent = {name for name in _LATER if getattr(new, name) == fields[name].default}
     return sha256(new.model_dump_json(exclude=silent).encode()).hexdigest()
 
 
 # ---- one task
 
 _now = bindparam("now", type_=task.updated_at.type)
-TOGGLED = {
-    "completed": not_(task.completed),
-    "completed_at": case((not_(task.completed), _now)),
-}
+TOGGLED = {"completed": not_(task.completed), "completed_at": case((not_(task.completed), _now))}
 TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
@@ -109,7 +105,7 @@ _insert = insert(TASK).values(
 _create = _insert.returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _create_once(by_uid: bool, by_key: bool) -> ClauseElement:
     """Return the create that makes one task however often it comes."""
     values: dict[str, Any] = {"idempotency_fingerprint": bindparam("fingerprint")}
@@ -202,8 +198,7 @@ def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
 def update_task(owner: str, ref: Ref, change: TaskUpdate, versions: Versions = None) -> Query:
     """The task, with the fields that `change` sets, if its version is one of `versions`.
 
-    One in the trash is found where `change` takes it out, one that repeats is not where that
-    matters: see `repeating.py`.
+    One in the trash is found where that takes it out. One that repeats: see `repeating.py`.
     """
     fields = tuple(sorted(change.model_fields_set))
     key, values = named(owner, ref, versions)
@@ -233,22 +228,22 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
     return Query(_purge(one), values, on_sqlite=_purge_there(one), raises=RAISE)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _read(one: Target) -> ClauseElement:
     return select(*ROW).where(one.found())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _update(one: Target, fields: tuple[str, ...]) -> ClauseElement:
     return changed_one(one, set_clause(fields) | TOUCHED).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _toggle(one: Target) -> ClauseElement:
     return changed_one(one, TOGGLED | TOUCHED).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _trash(one: Target) -> ClauseElement:
     trashed = {"deleted_at": _now, "idempotency_key": null()}
     return changed_one(one, trashed | TOUCHED).returning(*ROW)
@@ -259,12 +254,12 @@ def changed_one(one: Target, values: dict[str, Any]) -> Update:
     return update(TASK).where(found).values(values)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _purge_there(one: Target) -> ClauseElement:
     return delete(TASK).where(one.found()).returning(*ROW)
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _purge(one: Target) -> ClauseElement:
     deleted = _deleted(one.found())
     return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
@@ -408,7 +403,7 @@ _make_position = (
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=48)
 def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
     known = select(total, _position).subquery()
@@ -423,10 +418,8 @@ def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
     return rows.select_from(known.outerjoin(shown, true())).order_by(*order_by(sort, shown.c))
 
 
-@lru_cache(maxsize=64)
-def _update_all(
-    shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool
-) -> ClauseElement:
+@lru_cache(maxsize=32)
+def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool) -> Any:
     moved = MOVED_KNOWN if guarded else MOVED
     if not fields:
         return select(func.count()).where(matching(shape))
@@ -437,12 +430,12 @@ def _update_all(
     return update(TASK).where(found).values(set_clause(fields) | touched)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _purge_all(shape: Shape, guarded: bool) -> tuple[ClauseElement, ClauseElement]:
     return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _count(shape: Shape) -> ClauseElement:
     counts = [
         func.count().filter(condition).label(name)

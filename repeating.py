@@ -161,20 +161,20 @@ def _made(nexts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"nexts": to_json(nexts).decode(), "repeating": [one["id"] for one in nexts]}
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _repeat(one: Target, fields: tuple[str, ...] | None) -> tuple[ClauseElement, ClauseElement]:
     changes = TOGGLED if fields is None else set_clause(fields)
     changed = changed_one(one, changes | TOUCHED | _repeated).where(_unchanged)
     return _with_next(changed, count=False), changed.returning(*ROW)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _read_rules(shape: Shape, every: bool) -> ClauseElement:
     columns = (task[name] for name in ("id", "uid", *RULED))
     return select(*columns).where(matching(shape), true() if every else not_(UNRULED))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _repeat_all_there(shape: Shape, guarded: bool, fields: tuple[str, ...], every: bool) -> Update:
     read = or_nothing(_read if every else or_(UNRULED, _read))
     values = {"position": MOVED_KNOWN.c.position, "version": random_number() * read}
@@ -182,6 +182,6 @@ def _repeat_all_there(shape: Shape, guarded: bool, fields: tuple[str, ...], ever
     return update(TASK).where(found).values(set_clause(fields) | TOUCHED | values | _repeated)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _repeat_all(*shape: Any) -> ClauseElement:
     return _with_next(_repeat_all_there(*shape), count=True)

@@ -46,5 +46,5 @@ def test_schemathesis_finds_nothing(new_database: Database) -> None:
             text=True,
         )
     assert found.returncode == 0, found.stdout
-    assert "Tested: 22" in found.stdout, found.stdout
+    assert "Tested: 24" in found.stdout, found.stdout
     assert "Traceback" not in service.log
