@@ -453,7 +453,11 @@ class GoneTask(BaseModel):
 class Changes(BaseModel):
     """Every task that has changed since, as it is now; oldest change first."""
 
-    model_config = _example(changes=[_TASK], position=42, more=False)
+    model_config = _example(
+        changes=[{"id": 8, "uid": "draft-8", "deleted": True, "gone": True}],
+        position=42,
+        more=False,
+    )
 
     changes: list[Task | GoneTask]
     position: int = Field(ge=1, le=MAX_ID, description="What to send as `since` the next time.")
@@ -493,23 +497,3 @@ class Health(BaseModel):
     model_config = _example(status="ok")
 
     status: Literal["ok"]
-
-
-class FieldError(BaseModel):
-    """One rule that the request broke."""
-
-    field: str
-    message: str
-    in_: Literal["body", "path", "query", "header"] = Field(alias="in")
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 writes it; `detail` and `message` are the same plain sentence."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    message: str
-    errors: list[FieldError]
-    request_id: str
