@@ -59,9 +59,7 @@ Ref = int | str  # the id or the uid of a task
 
 task, feed, gone = TASK.c, FEED.c, GONE.c
 # Fields that came after fingerprints did: they count only where they say something.
-_LATER: Final = {"uid": None, "deleted": False, "remind_at": None, "recurrence": None} | {
-    "repeat_from": "due"
-}
+_LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
 
 
 class Query(NamedTuple):
@@ -86,17 +84,15 @@ def now() -> datetime:
 
 def fingerprint(new: TaskCreate) -> str:
     """Return what tells the body of one create from another: a SHA-256 of what it means."""
-    silent = {name for name, nothing in _LATER.items() if getattr(new, name) == nothing}
+    fields = TaskCreate.model_fields
+    silent = {name for name in _LATER if getattr(new, name) == fields[name].default}
     return sha256(new.model_dump_json(exclude=silent).encode()).hexdigest()
 
 
 # ---- one task
 
 _now = bindparam("now", type_=task.updated_at.type)
-TOGGLED = {
-    "completed": not_(task.completed),
-    "completed_at": case((not_(task.completed), _now)),
-}
+TOGGLED = {"completed": not_(task.completed), "completed_at": case((not_(task.completed), _now))}
 TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
@@ -202,8 +198,7 @@ def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
 def update_task(owner: str, ref: Ref, change: TaskUpdate, versions: Versions = None) -> Query:
     """The task, with the fields that `change` sets, if its version is one of `versions`.
 
-    One in the trash is found where `change` takes it out, one that repeats is not where that
-    matters: see `repeating.py`.
+    One in the trash is found where that takes it out. One that repeats: see `repeating.py`.
     """
     fields = tuple(sorted(change.model_fields_set))
     key, values = named(owner, ref, versions)
@@ -424,9 +419,7 @@ def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
 
 
 @lru_cache(maxsize=32)
-def _update_all(
-    shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool
-) -> ClauseElement:
+def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool) -> Any:
     moved = MOVED_KNOWN if guarded else MOVED
     if not fields:
         return select(func.count()).where(matching(shape))

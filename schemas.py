@@ -187,8 +187,8 @@ class Task(BaseModel):
 
     id: TaskId = Field(description="Set by the server; never used again.")
     uid: str = Field(
-        description="An id of your own choice, else a UUID: 1 to 64 of `A-Z a-z 0-9 _ -`, not only "
-        "digits. It makes a create safe to repeat, addresses the task as `id` does, and stays."
+        description="An id of your own, else a UUID: 1 to 64 of `A-Z a-z 0-9 _ -`, not only "
+        "digits. It makes a create safe to repeat, and stays."
     )
     etag: str = Field(description="The task's entity tag, to be sent as `If-Match`.")
     url: AnyUrl = Field(description="This task, under the address that it was asked through.")
@@ -202,21 +202,19 @@ class Task(BaseModel):
     priority: Priority = Field(description="`none` in a new task unless it is sent.")
     due_date: str | None = Field(
         pattern=SHOWN_DUE_DATE,
-        description="A day (`2026-11-21`), an instant with a UTC offset "
-        "(`2026-11-21T10:00:00+01:00`), which comes back in UTC, or a wall-clock time "
-        '(`2026-11-21T10:00`), which counts as UTC. Each kind stays what it is. `""` means `null`.',
+        description="A day (`2026-11-21`), an instant (`2026-11-21T10:00:00+01:00`), which comes "
+        "back in UTC, or a wall-clock time (`2026-11-21T10:00`). Each kind stays what it is.",
     )
     remind_at: str | None = Field(
         pattern=SHOWN_DUE_DATE,
-        description="When to remind, as `due_date`, but no day; reminding is the client's part.",
+        description="When the client shall remind: as `due_date`, but no day.",
     )
     recurrence: str | None = Field(
-        description="How it repeats (RFC 5545): `FREQ=WEEKLY;INTERVAL=2;BYDAY=TU`. Completing it "
-        "makes the next task, once. It needs a `due_date`."
+        description="How it repeats (RFC 5545): `FREQ=WEEKLY;BYDAY=TU`. Completing it makes the "
+        "next task, once. It needs a `due_date`."
     )
     repeat_from: RepeatFrom = Field(
-        description="What the next date counts from: the one that was `due`, or the day on which "
-        "it was `completed`."
+        description="What the next date counts from: the old one, or the day of completion."
     )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
     order: float | None = Field(description="A number for your own order, as of drag and drop.")
@@ -453,7 +451,11 @@ class GoneTask(BaseModel):
 class Changes(BaseModel):
     """Every task that has changed since, as it is now; oldest change first."""
 
-    model_config = _example(changes=[_TASK], position=42, more=False)
+    model_config = _example(
+        changes=[{"id": 8, "uid": "draft-8", "deleted": True, "gone": True}],
+        position=42,
+        more=False,
+    )
 
     changes: list[Task | GoneTask]
     position: int = Field(ge=1, le=MAX_ID, description="What to send as `since` the next time.")
@@ -493,23 +495,3 @@ class Health(BaseModel):
     model_config = _example(status="ok")
 
     status: Literal["ok"]
-
-
-class FieldError(BaseModel):
-    """One rule that the request broke."""
-
-    field: str
-    message: str
-    in_: Literal["body", "path", "query", "header"] = Field(alias="in")
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 writes it; `detail` and `message` are the same plain sentence."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    message: str
-    errors: list[FieldError]
-    request_id: str

@@ -270,7 +270,7 @@ def build_router(
         rows, _ = await database.run(query)
         if rows:
             return rows[0]
-        writes = query.raises is not None or versions is not None
+        writes = query.raises is not None
         if writes and (await database.run(queries.read_task(whose.user_id, ref))).rows:
             await database.run(queries.make_position(whose.user_id))
             rows, _ = await database.run(query)

@@ -329,8 +329,7 @@ def test_what_a_reminder_service_polls_for(client: httpx2.Client, tasks: str) ->
 def test_the_examples_of_the_page_are_so(client: httpx2.Client, tasks: str) -> None:
     """Completed on their day; the page says when the next one is due."""
     page = (REPOSITORY / "docs/api.md").read_text().partition("\n## Tasks that repeat\n")[2]
-    lines = page.partition("
-## ")[0].splitlines()
+    lines = page.partition("\n## ")[0].splitlines()
     rows = [line.split("|")[1:-1] for line in lines if "| `FREQ" in line]
     assert len(rows) >= 8
     for _, rule, due, following in ([cell.strip().strip("`") for cell in row] for row in rows):
