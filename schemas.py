@@ -361,8 +361,7 @@ class TaskQuery(TaskFilter):
         (),
         validation_alias=AliasChoices("sort", "_sort", "sort_by"),
         description="Comma list of fields, `-` for descending: `-priority,due_date`. Without it "
-        "the newest come first. Nulls are last both ways; titles sort case-folded; equals go by "
-        "`id` in the direction of the last field; a day goes before the times of that day.",
+        "the newest come first. Nulls are last both ways; equals go by `id`.",
     )
     direction: Annotated[tuple[bool, ...], BeforeValidator(_descending)] = Field(
         (), validation_alias=AliasChoices("_order", "order")
