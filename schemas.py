@@ -203,7 +203,7 @@ class Task(BaseModel):
     due_date: str | None = Field(
         pattern=SHOWN_DUE_DATE,
         description="A day (`2026-11-21`), an instant (`2026-11-21T10:00:00+01:00`), which comes "
-        "back in UTC, or a wall-clock time (`2026-11-21T10:00`). Each kind stays what it is.",
+        "back in UTC, or a wall-clock time (`2026-11-21T10:00`).",
     )
     remind_at: str | None = Field(
         pattern=SHOWN_DUE_DATE,
