@@ -203,7 +203,7 @@ class Task(BaseModel):
     due_date: str | None = Field(
         pattern=SHOWN_DUE_DATE,
         description="A day (`2026-11-21`), an instant (`2026-11-21T10:00:00+01:00`), which comes "
-        "back in UTC, or a wall-clock time (`2026-11-21T10:00`). Each kind stays what it is.",
+        "back in UTC, or a wall-clock time (`2026-11-21T10:00`).",
     )
     remind_at: str | None = Field(
         pattern=SHOWN_DUE_DATE,
@@ -361,8 +361,7 @@ class TaskQuery(TaskFilter):
         (),
         validation_alias=AliasChoices("sort", "_sort", "sort_by"),
         description="Comma list of fields, `-` for descending: `-priority,due_date`. Without it "
-        "the newest come first. Nulls are last both ways; titles sort case-folded; equals go by "
-        "`id` in the direction of the last field; a day goes before the times of that day.",
+        "the newest come first. Nulls are last both ways; equals go by `id`.",
     )
     direction: Annotated[tuple[bool, ...], BeforeValidator(_descending)] = Field(
         (), validation_alias=AliasChoices("_order", "order")
