@@ -177,14 +177,15 @@ Shape = tuple[tuple[str, str], ...]
 
 
 def order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
-    """Return the ORDER BY clause for the keys of a list."""
+    """Return the ORDER BY clause for the keys of a list; without any the newest are first."""
     keys = []
-    for key in sort or ("-created_at",):
+    for key in sort:
         field = key.removeprefix("-")
         column = columns.get(field + "_folded", columns[field])
         ordered = column.desc() if key.startswith("-") else column.asc()
         keys.append(ordered.nulls_last() if task[field].nullable else ordered)
-    # Newest first among equals where the last key goes down: then the default order is an index's.
+    # Ids grow in the order of creation. Among equals the newest are first where the last key goes
+    # down: then the order by priority is an index's.
     return [*keys, columns.id.desc() if not sort or sort[-1].startswith("-") else columns.id.asc()]
 
 

@@ -80,18 +80,30 @@ _call_this = and_(task.user_id == _one_call.c.owner, task.id == _one_call.c.task
 READ = select(_one_call.c.n, *ROW).select_from(_one_call.join(TASK, _call_this))
 
 _called = and_(task.user_id == _one_call.c.owner, LIVE)
-_page = select(*ROW).where(_called).order_by(*order_by((), task)).limit(MAX_PAGE).lateral()
 _total = select(func.count()).where(_called).scalar_subquery()
 _at = select(feed.position).where(feed.user_id == _one_call.c.owner).scalar_subquery()
-LIST = (
+# OFFSET keeps this apart: else the planner would count once a row, not once a call.
+_known = (
     select(
         _one_call.c.n,
-        *(_page.c[column.name] for column in ROW),
+        _one_call.c.owner,
         _total.label("total"),
         func.coalesce(_at, 1).label("position"),
     )
-    .select_from(_one_call.outerjoin(_page, true()))
-    .order_by(_one_call.c.n, *order_by((), _page.c))
+    .offset(0)
+    .subquery()
+)
+_page = (
+    select(*ROW)
+    .where(task.user_id == _known.c.owner, LIVE)
+    .order_by(*order_by((), task))
+    .limit(MAX_PAGE)
+    .lateral()
+)
+LIST = (
+    select(_known.c.n, *(_page.c[column.name] for column in ROW), _known.c.total, _known.c.position)
+    .select_from(_known.outerjoin(_page, true()))
+    .order_by(_known.c.n, *order_by((), _page.c))
 )
 
 # Raised in the order of their users, so that two of these never wait for each other.

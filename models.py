@@ -116,7 +116,17 @@ Index(
     postgresql_where=TASK.c.deleted_at.is_not(None),
     sqlite_where=TASK.c.deleted_at.is_not(None),
 )
-Index("task_user_id_created_at_id", TASK.c.user_id, desc(TASK.c.created_at), desc(TASK.c.id))
+# What lists and counts go by, however large the trash. Neither has a column that a toggle changes.
+_live = TASK.c.deleted_at.is_(None)
+Index("task_user_id_id", TASK.c.user_id, TASK.c.id, postgresql_where=_live, sqlite_where=_live)
+Index(
+    "task_user_id_priority_id",
+    TASK.c.user_id,
+    desc(TASK.c.priority),
+    desc(TASK.c.id),
+    postgresql_where=_live,
+    sqlite_where=_live,
+)
 Index(
     "task_user_id_idempotency_key",
     TASK.c.user_id,

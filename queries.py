@@ -336,16 +336,25 @@ def make_position(owner: str) -> Query:
     return Query(_make_position, {"owner": owner})
 
 
-def list_tasks(owner: str, wanted: TaskQuery) -> Query:
+def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query:
     """One page of tasks, each row followed by how many match in all, and the user's position.
 
-    Where the page is empty there is one row, of nulls and those.
+    Where the page is empty there is one row, of nulls and those; or none, unless it is to be
+    `certain`: without a filter, which finds nothing only for a new user, that row is not worth its
+    cost. With `before` there is one task more if there is.
     """
-    statement = _list(shape_of(wanted), wanted.sort, wanted.offset > 0)
-    page = {"limit": wanted.limit, "offset": wanted.offset}
-    narrowed = wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE
-    many = None if narrowed else gathered.LIST
-    return Query(statement, filter_values(owner, wanted) | page, repeatable=True, many=many)
+    going_on, skipping = wanted.before is not None, wanted.offset > 0
+    certain |= skipping or bool(wanted.conditions)
+    statement = _list(shape_of(wanted), wanted.sort, going_on, skipping=skipping, certain=certain)
+    values = filter_values(owner, wanted) | {
+        "limit": wanted.limit + going_on,
+        "offset": wanted.offset,
+    }
+    if going_on:
+        values["before"] = wanted.before
+    elif not (wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE):
+        return Query(statement, values, repeatable=True, many=gathered.LIST)
+    return Query(statement, values, repeatable=True)
 
 
 def update_tasks(
@@ -378,7 +387,7 @@ def bulk(
     guard = {} if known is None else {"positions": list(known)}
     return Query(
         build(shape_of(wanted), known is not None, *more),
-        filter_values(owner, wanted) | values | guard,
+        filterfilter_values(owner, wanted) | values | guard,
         deadline=BULK_DEADLINE,
         raises=RAISE if known is None else RAISE_KNOWN,
     )
@@ -386,7 +395,7 @@ def bulk(
 
 def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     """The numbers of all matches, of the completed, the pending and the overdue ones."""
-    values = filter_values(owner, wanted) | _present()
+    values = filterfilter_values(owner, wanted) | _present()
     return Query(_count(shape_of(wanted)), values, repeatable=True)
 
 
@@ -404,15 +413,21 @@ _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
 @lru_cache(maxsize=32)
-def _list(shape: Shape, sort: tuple[str, ...], skipping: bool) -> ClauseElement:
+def _list(
+    shape: Shape, sort: tuple[str, ...], going_on: bool, *, skipping: bool, certain: bool
+) -> ClauseElement:
+    # Counted apart: a count over the rows of the page would read all of every match.
     total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
-    known = select(total, _position).subquery()
     page = (
-        select(*ROW, task.title_folded, task.description_folded)
-        .where(matching(shape))
+        select(*ROW)
+        .where(matching(shape), *([task.id < bindparam("before")] if going_on else []))
         .order_by(*order_by(sort, task))
         .limit(bindparam("limit"))
     )
+    if not certain:
+        return page.add_columns(total, _position)
+    known = select(total, _position).subquery()
+    page = page.add_columns(task.title_folded, task.description_folded)
     shown = (page.offset(bindparam("offset")) if skipping else page).subquery()
     rows = select(*(shown.c[column.name] for column in ROW), *known.c)
     return rows.select_from(known.outerjoin(shown, true())).order_by(*order_by(sort, shown.c))

@@ -347,7 +347,8 @@ def _descending(text: Any) -> tuple[bool, ...]:
 
 
 _SORT_KEY: Final = f"-?({'|'.join(SORTABLE)})"
-PAGING: Final = ("limit", "offset", "_limit", "_start", "_end", "_page")
+OFFSETS: Final = ("offset", "_start", "_end", "_page")
+PAGING: Final = ("limit", "_limit", "before", *OFFSETS)
 
 
 class TaskQuery(TaskFilter):
@@ -380,6 +381,11 @@ class TaskQuery(TaskFilter):
     page: Annotated[int, Field(ge=1, le=MAX_ID // MAX_PAGE), PLAIN_DECIMAL] = Field(
         _NOT_GIVEN, alias="_page"
     )
+    before: Annotated[TaskId, PLAIN_DECIMAL] = Field(
+        _NOT_GIVEN,
+        description="Goes on after the task with this `id`, as `Link` does in the order without "
+        "`sort`: as fast at the end of a long list as at its beginning.",
+    )
 
     @field_validator("end")
     @classmethod
@@ -396,11 +402,18 @@ class TaskQuery(TaskFilter):
             raise broken("must not come with an offset")
         return page
 
+    @field_validator("before")
+    @classmethod
+    def _before_in_default_order(cls, before: int, info: ValidationInfo) -> int:
+        if any(info.data.get(name) for name in ("sort", "direction", "offset", "end", "page")):
+            raise broken("must come without a sort and without an offset")
+        return before
+
     @model_validator(mode="after")
     def _in_one_dialect(self) -> Self:
         """Say in `sort`, `limit` and `offset` what json-server says otherwise."""
         # A direction without a key turns the default order.
-        keys = self.sort or ("created_at",) * bool(self.direction)
+        keys = self.sort or ("id",) * bool(self.direction)
         ordered: dict[str, str] = {}  # a field that comes again orders nothing any more
         turned = self.direction[: len(keys)]
         for key, turn in zip_longest(keys, turned, fillvalue=False):

@@ -31,6 +31,7 @@ from routes.live import Live
 from routes.repeating import CHANGED, changed, missing, repeat_all, repeat_one
 from routes.route import TaskRoute
 from schemas import (
+    OFFSETS,
     PAGING,
     BulkFilter,
     Completion,
@@ -106,9 +107,19 @@ def build_router(
             if not_modified(if_none_match, etag):
                 return unchanged(etag)
         rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
+        if not rows:
+            surely = queries.list_tasks(whose.user_id, wanted, certain=True)
+            rows, _ = await database.run(surely)
         total, position = rows[0][-2:]
-        body = to_json([task_fields(row, whose) for row in rows if row[0] is not None])
-        found = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, total)}
+        if wanted.before is None:
+            more = wanted.offset + wanted.limit < total
+        else:
+            more = len(rows) > wanted.limit
+        shown = [task_fields(row, whose) for row in rows[: wanted.limit] if row[0] is not None]
+        body = to_json(shown)
+        following = shown[-1]["id"] if more and shown else None
+        links = _links(whose.url, query, wanted, following)
+        found = {"X-Total-Count": str(total), **links}
         etag = list_etag(position, *(content if timeless else (body, str(total))))
         return answer(body, found, etag, if_none_match)
 
@@ -287,20 +298,24 @@ def _taken(field: str) -> ApiError:
     return ApiError(409, f"{field}: is that of another task", errors=[taken])
 
 
-def _links(url: str, query: bytes, wanted: TaskQuery, total: int) -> dict[str, str]:
-    """Return the `Link` header (RFC 8288) to the pages beside this one."""
-    offsets = {}
-    if wanted.offset + wanted.limit < total:
-        offsets["next"] = wanted.offset + wanted.limit
-    if wanted.offset:
-        offsets["prev"] = max(0, wanted.offset - wanted.limit)
-    if not offsets:
+def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[str, str]:
+    """Return the `Link` header (RFC 8288) to the pages beside this one.
+
+    `last` is the last task here where more follow: in the default order the next page goes on from
+    there, unless this one was asked for by its offset.
+    """
+    if last is None and not wanted.offset:
         return {}
     given = parse_qsl(query.decode(), keep_blank_values=True)
+    pages = {}
+    if last is not None:
+        by_offset = wanted.sort or any(name in OFFSETS for name, _ in given)
+        pages["next"] = ("offset", wanted.offset + wanted.limit) if by_offset else ("before", last)
+    if wanted.offset:
+        pages["prev"] = ("offset", max(0, wanted.offset - wanted.limit))
     kept = [(name, value) for name, value in given if name not in PAGING]
-    pages = {
-        relation: urlencode([*kept, ("limit", wanted.limit), ("offset", offset)])
-        for relation, offset in offsets.items()
-    }
-    link = ", ".join(f'<{url}?{page}>; rel="{name}"' for name, page in pages.items())
+    link = ", ".join(
+        f'<{url}?{urlencode([*kept, ("limit", wanted.limit), where])}>; rel="{name}"'
+        for name, where in pages.items()
+    )
     return {"Link": link} if len(link) <= _LONGEST_LINK else {}

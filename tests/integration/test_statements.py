@@ -25,6 +25,7 @@ CALLS: list[tuple[str, str, dict[str, Any], int, int]] = [
     ("GET", "?status=pending&q=x&tag=a&overdue=true&sort=-priority,due_date&limit=2", {}, 200, 1),
     ("GET", "?limit=1&offset=1", {}, 200, 1),
     ("GET", "?offset=1000", {}, 200, 1),
+    ("GET", "?limit=1&before={missing}", {}, 200, 1),
     ("GET", "", {"headers": {"If-None-Match": "*"}}, 304, 1),
     ("POST", "", {"json": TITLE}, 201, 1),
     ("POST", "", {"json": TITLE | {"completed": True, "tags": ["a"]}}, 201, 1),
@@ -52,6 +53,8 @@ CALLS: list[tuple[str, str, dict[str, Any], int, int]] = [
     # as is what has another version,
     ("PUT", "/{id}", {"json": TITLE, "headers": {"If-Match": '"stale"'}}, 412, 2),
     ("PUT", "/{missing}", {"json": TITLE, "headers": {"If-Match": '"stale"'}}, 404, 2),
+    # so does a list without a filter and without a task, for the position that its tag says,
+    ("GET", "?before=1", {}, 200, 2),
     # and bad input takes none.
     ("POST", "", {"json": {}}, 422, 0),
     ("GET", "?nothing=1", {}, 422, 0),

@@ -76,7 +76,7 @@ def arrange(tasks: Iterable[Task], parameters: Parameters) -> list[Task]:
     orders = next((given[name] for name in ("_order", "order") if name in given), "")
     directions = [order.lower() == "desc" for order in orders.split(",")] if orders else []
     if not keys:
-        wanted = [("created_at", directions[0] if directions else True)]
+        wanted = [("id", directions[0] if directions else True)]
     else:
         directions += [False] * len(keys.split(","))
         wanted = [

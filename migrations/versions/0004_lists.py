@@ -1,0 +1,27 @@
+"""Indexes for the lists of users with very many tasks, in place of the one in order of creation.
+
+What the version before does goes on working; it sorts the tasks of a user to list them.
+"""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    op.execute("CREATE INDEX task_user_id_id ON task (user_id, id) WHERE deleted_at IS NULL")
+    op.execute(
+        "CREATE INDEX task_user_id_priority_id ON task (user_id, priority DESC, id DESC) "
+        "WHERE deleted_at IS NULL"
+    )
+    # Last: reads wait from here on, and not while the others are made.
+    op.execute("DROP INDEX task_user_id_created_at_id")
+
+
+def downgrade() -> None:
+    op.execute(
+        "CREATE INDEX task_user_id_created_at_id ON task (user_id, created_at DESC, id DESC)"
+    )
+    op.execute("DROP INDEX task_user_id_priority_id")
+    op.execute("DROP INDEX task_user_id_id")
