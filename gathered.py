@@ -159,7 +159,8 @@ def _created(*more: str) -> Any:
         .returning(feed.user_id, feed.position)
         .cte("moved")
     )
-    # Ids are given out before the insert: the order of RETURNING means nothing.
+    # Ids are given out before the insert, for the order of RETURNING means nothing, and in the
+    # order of the calls, for a list goes by them.
     new = (
         select(
             call.c.n,
@@ -169,6 +170,7 @@ def _created(*more: str) -> Any:
             *(call.c[name].label(column) for column, name in made_of.items()),
         )
         .select_from(call.join(moved, moved.c.user_id == call.c.owner))
+        .order_by(call.c.n)
         .cte("new")
     )
     stored = [column for column in new.c if column.name != "n"]

@@ -121,6 +121,13 @@ def test_an_array_makes_all_of_its_tasks(client: httpx2.Client, tasks: str, numb
     assert client.get(f"{tasks}/changes").json()["position"] == 2
 
 
+def test_the_last_of_an_array_is_the_newest(client: httpx2.Client, tasks: str) -> None:
+    titles = [f"task {n}" for n in range(200)]
+    made = client.post(tasks, json=[{"title": title} for title in titles]).json()
+    assert [task["id"] for task in made] == sorted(task["id"] for task in made)
+    assert [task["title"] for task in client.get(tasks).json()] == titles[::-1]
+
+
 def test_an_array_with_uids_is_safe_to_repeat(client: httpx2.Client, tasks: str) -> None:
     bodies: list[dict[str, Any]] = [{"title": "a", "uid": "a"}, {"title": "b", "uid": "b"}]
     made = client.post(tasks, json=bodies).json()
