@@ -10,11 +10,20 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.execute("CREATE INDEX task_user_id_id ON task (user_id, id) WHERE deleted_at IS NULL")
     op.execute(
-        "CREATE INDEX task_user_id_priority_id ON task (user_id, priority DESC, id DESC) "
-        "WHERE deleted_at IS NULL"
+        "CREATE INDEX IF NOT EXISTS task_user_id_id ON task (user_id, id) WHERE deleted_at IS NULL"
     )
+    by_priority = "task (user_id, priority DESC, id DESC"
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(
+            f"CREATE INDEX task_user_id_priority_id_state ON {by_priority}, completed, due_date, "
+            "deleted_at) WHERE deleted_at IS NULL"
+        )
+    else:
+        op.execute(
+            f"CREATE INDEX IF NOT EXISTS task_user_id_priority_id ON {by_priority}) "
+            "WHERE deleted_at IS NULL"
+        )
     # Last: reads wait from here on, and not while the others are made.
     op.execute("DROP INDEX task_user_id_created_at_id")
 
@@ -23,5 +32,6 @@ def downgrade() -> None:
     op.execute(
         "CREATE INDEX task_user_id_created_at_id ON task (user_id, created_at DESC, id DESC)"
     )
-    op.execute("DROP INDEX task_user_id_priority_id")
+    state = "_state" if op.get_bind().dialect.name == "sqlite" else ""
+    op.execute(f"DROP INDEX task_user_id_priority_id{state}")
     op.execute("DROP INDEX task_user_id_id")

@@ -22,7 +22,7 @@ from tests.support.app import in_process
 
 MANY = 200_000
 FEW = 20
-LIVE = {"task_user_id_id", "task_user_id_priority_id"}  # the indexes without the trash
+LIVE = {"task_user_id_id", "task_user_id_priority_id_state"}  # without the trash, on SQLite
 
 
 # ---- walks
@@ -232,6 +232,20 @@ def test_the_count_of_very_many_tasks_does_not_read_them(
     read = [step for step in steps if step.get("Relation Name") == "task"]
     assert {step["Node Type"] for step in read} == {"Index Only Scan", "Index Scan"}
     assert steps[0]["Shared Hit Blocks"] + steps[0]["Shared Read Blocks"] < MANY / 100
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "query",
+    [
+        queries.count_tasks("heavy", TaskFilter()),
+        queries.count_tasks("heavy", TaskFilter(overdue="true")),
+        queries.count_tasks("heavy", TaskFilter(status="pending")),
+    ],
+)
+def test_sqlite_counts_by_state_from_an_index_alone(connection: Any, query: Query) -> None:
+    ((_, step),) = plan_of_sqlite(connection, query)
+    assert "USING COVERING INDEX task_user_id_priority_id_state " in step
 
 
 def test_a_large_trash_slows_no_page_down(connection: Any, new_database: Database) -> None:

@@ -644,6 +644,12 @@ def test_downgrade_and_upgrade_lead_back_to_the_same_schema(new_database: Databa
         assert schema(connection) == before
 
 
+ELSEWHERE = {
+    "sqlite": "task_user_id_priority_id",
+    "postgresql": "task_user_id_priority_id_state",
+}
+
+
 def test_the_migrated_schema_is_that_of_the_models(new_database: Database) -> None:
     start(new_database.url)
     with connected(new_database.url) as connection:
@@ -651,6 +657,8 @@ def test_the_migrated_schema_is_that_of_the_models(new_database: Database) -> No
             "compare_type": True,
             "compare_server_default": True,
             "version_table": database.VERSION_TABLE,
+            # Alembic does not ask on which database an index is made (`ddl_if`).
+            "include_object": lambda _, name, *__: name != ELSEWHERE[new_database.name],
         }
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, SQLModel.metadata) == []
