@@ -5,6 +5,8 @@ Beside `queries.py`, and loaded only where `AUTH_ACCOUNTS` is on: Argon2 costs m
 
 import asyncio
 import hmac
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +65,8 @@ class Accounts:
         self._hasher = PasswordHasher(parallelism=1)  # cores are for everybody's tasks
         # What is checked where there is no account, so that it takes the same time.
         self._no_password = self._hasher.hash(token_hex())
-        self._thread = ThreadPoolExecutor(1, "argon2")
+        niceness = 10 if sys.platform == "linux" else 0  # elsewhere it is the whole process's
+        self._thread = ThreadPoolExecutor(1, "argon2", os.nice, (niceness,))
         self._room, self._alone = asyncio.Semaphore(_MOST_WAITING), asyncio.Lock()
         self._generations: dict[str, tuple[float, float]] = {}  # and until when they are good
 

@@ -183,16 +183,20 @@ class Database:
 
     async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on SQLite, once for each call, after what raises the position."""
-        first: sqlite.First = ("", {})
-        if query.raises is not None:
-            raises = self._compiled(query.raises)
-            first = raises.sql, raises.parameters(query.parameters)
+
+        def beside(statement: ClauseElement | None) -> sqlite.First:
+            if statement is None:
+                return "", {}
+            compiled = self._compiled(statement)
+            return compiled.sql, compiled.parameters(query.parameters)
+
         rows = await pool.run(
             compiled.sql,
             compiled.parameters(query.parameters) if not query.each else query.parameters,
             repeatable=query.repeatable,
             deadline=query.deadline,
-            first=first,
+            first=beside(query.raises),
+            then=beside(query.then),
             each=[compiled.parameters(values) for values in query.each],
         )
         return Result(*rows)

@@ -23,7 +23,7 @@ _NO_DATA: Final = ("/health", "/ready")
 LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
 PATIENCE: Final = 10.0  # seconds that so many bytes may take, and that a reader may read nothing
 _ON_THEIR_WAY: Final = 128 * 1024 * 1024  # bytes of large answers; while there are more of them,
-_HASTE: Final = 1.0  # seconds is the patience
+_HASTE: Final = 3.0  # seconds is the patience
 
 Headers = Mapping[bytes, bytes]
 
@@ -121,32 +121,29 @@ class Readers:
         self._behind: dict[Any, int] = {}  # those that then had bytes unsent, and how many
         self._looking = False
 
+    def note(self, transport: Any) -> None:
+        """Remember that something is written to a connection."""
+        self._written.add(transport)
+        if not self._looking:
+            self._look_later()
+
     async def send(self, message: Message, send: Send, transport: Any) -> bool:
-        """Send one message of an answer; return False when it was given up."""
-        if transport:
-            self._written.add(transport)
-            if not self._looking:
-                self._look_later()
+        """Send a large body as it is read; return False when it was given up."""
         try:
-            if len(message.get("body", b"")) > LARGE:
-                await self._send_in_parts(message["body"], send, transport)
-            else:
-                await send(message)
+            more = message.get("more_body", False)
+            await self._send_in_parts(message["body"], more, send, transport)
             return True
         except TimeoutError:
             if transport:
                 transport.abort()
-        except RuntimeError:  # of pipelined requests uvicorn sees only the last one's client go
-            if not (transport and transport.is_closing()):
-                raise
-        return False
+            return False
 
-    async def _send_in_parts(self, body: bytes, send: Send, transport: Any) -> None:
+    async def _send_in_parts(self, body: bytes, more: bool, send: Send, transport: Any) -> None:
         self._make_room()
         try:
             for start in range(0, len(body), LARGE):
                 end = start + LARGE
-                part = {"body": body[start:end], "more_body": end < len(body)}
+                part = {"body": body[start:end], "more_body": more or end < len(body)}
                 async with asyncio.timeout(PATIENCE) as patience:
                     self._large[transport] = len(body), patience
                     # What uvicorn has not sent, it waits for.

@@ -12,9 +12,10 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -34,6 +35,26 @@ _PLAIN = {
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
 }
+
+
+class FieldError(BaseModel):
+    """One rule that the request broke."""
+
+    field: str
+    message: str
+    in_: Literal["body", "path", "query", "header"] = Field(alias="in")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 writes it; `detail` and `message` are the same plain sentence."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    message: str
+    errors: list[FieldError]
+    request_id: str
 
 
 class ApiError(HTTPException):

@@ -6,7 +6,7 @@ The same types serve bodies, paths, query strings and settings.
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import PydanticCustomError, core_schema
 
 import models
+import recurrence
 
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -122,6 +123,20 @@ def _due_date(value: str) -> str | None:
         ) from None
 
 
+def _remind_at(value: str) -> str | None:
+    try:
+        return _time(value) if value else None
+    except (ValueError, OverflowError):
+        raise broken("must be a time (2026-11-21T10:00), also with a UTC offset") from None
+
+
+def _recurrence(value: str) -> str | None:
+    try:
+        return value if value and recurrence.parse(value) else None
+    except ValueError as error:
+        raise broken(str(error)) from None
+
+
 def _distinct(tags: list[str]) -> list[str]:
     if len(set(tags)) < len(tags):
         raise broken("must not repeat a tag")
@@ -208,6 +223,18 @@ DueDate = Annotated[
 DUE_BOUND: Final = WithJsonSchema({"anyOf": [*_A_DUE_DATE]})
 # One type for generated clients: those that try several would read a time as its day.
 SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6}Z)?)?$"
+RemindAt = Annotated[
+    str,
+    AfterValidator(_remind_at),
+    WithJsonSchema({"anyOf": [*_A_DUE_DATE[1:], {"type": "string", "maxLength": 0}]}),
+]
+Recurrence = Annotated[
+    str,
+    Characters(recurrence.MAX_LENGTH),
+    AfterValidator(_recurrence),
+    WithJsonSchema({"type": "string", "format": "rrule"}),
+]
+RepeatFrom = Literal["due", "completed"]
 Priority = Annotated[
     models.Priority,
     BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name),

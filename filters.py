@@ -23,6 +23,8 @@ from fields import (
     DueDate,
     Order,
     Priority,
+    RemindAt,
+    RepeatFrom,
     Tag,
     TaskId,
     broken,
@@ -101,6 +103,7 @@ Flag = Annotated[
     WithJsonSchema({"type": "boolean"}),
 ]
 Folded = Annotated[Description, AfterValidator(str.casefold)]
+_Rule = Annotated[Description, AfterValidator(lambda rule: rule or None)]
 _OneTag = Annotated[Tag, AfterValidator(lambda tag: [tag])]
 _Number = Annotated[Order, BeforeValidator(_number)]
 DueFrom = Annotated[DueDate, AfterValidator(_due_from), DUE_BOUND]
@@ -127,6 +130,9 @@ FIELDS: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
     "completed_at": _Moment,
     "priority": (Priority, Priority, Priority, _PriorityLike),
     "due_date": (DueDate, DueFrom, DueUntil, Description),
+    "remind_at": (RemindAt, DueFrom, DueUntil, Description),
+    "recurrence": (_Rule, _Rule, _Rule, Description),
+    "repeat_from": (RepeatFrom, RepeatFrom, RepeatFrom, Description),
     "tags": (_OneTag, None, None, Description),
     "order": (_Number, _Number, _Number, None),
     "created_at": _Moment,
@@ -165,6 +171,7 @@ ByField: Any = create_model("ByField", __config__=ConfigDict(extra="forbid"), **
 task = TASK.c
 OWNED: Final = task.user_id == OWNER
 LIVE: Final = task.deleted_at.is_(None)
+UNRULED: Final = task.recurrence.is_(None)
 # Of a filter, all but its values: (column, operator).
 Shape = tuple[tuple[str, str], ...]
 

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import Boolean
 
 from engines.spelling import or_nothing, random_number
-from filters import LIVE, order_by
+from filters import LIVE, UNRULED, order_by
 from models import FEED, ROW, TASK
 from schemas import MAX_PAGE, TaskCreate
 
@@ -54,11 +54,11 @@ MADE_OF: Final = {
 FRESH: Final[dict[str, Any]] = {
     "version": random_number(),
     "idempotency_replays": literal(0),
-    "repeat_from": literal("due"),
 }
 ONCE: Final = {"uid": "new_uid", "idempotency_fingerprint": "fingerprint"}
 # All or none: a uid that has another body's task stops the statement.
-_same = task.idempotency_fingerprint == insert(TASK).excluded.idempotency_fingerprint
+_new_print = insert(TASK).excluded.idempotency_fingerprint
+_same = task.idempotency_fingerprint.is_not_distinct_from(_new_print)  # a task may have none
 UNLESS_OTHER: Final[dict[str, Any]] = {
     "index_elements": [task.user_id, task.uid],
     "set_": {"idempotency_replays": task.idempotency_replays + or_nothing(_same)},
@@ -128,7 +128,7 @@ _all_moved = (
 def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
     return (
         update(TASK)
-        .where(_call_this, task.user_id == _all_moved.c.user_id)
+        .where(_call_this, UNRULED, task.user_id == _all_moved.c.user_id)
         .values(
             completed=completed,
             completed_at=case((completed, since)),

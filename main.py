@@ -30,7 +30,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import Door, Readers, transport_of
+from door import LARGE, Door, Readers, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -92,15 +92,22 @@ class Envelope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append(header)
-            if not await self.readers.send(message, send, transport):
+            if transport:
+                self.readers.note(transport)
+            if len(message.get("body", b"")) <= LARGE:
+                await send(message)
+            elif not await self.readers.send(message, send, transport):
                 status = 499  # as in other logs: the client went away
 
         try:
             receive = await self.door.admit(scope, headers, receive, transport)
             await self.app(inner, receive, send_with_id)
             if rest := inner.pop("rest", None):  # of a stream: without all layers it is smaller
-                await rest(receive, send_with_id)
+                await rest(send_with_id, transport)
         except Exception as error:
+            if status and transport and transport.is_closing():
+                status = 499  # of pipelined requests uvicorn sees only the last one's client go
+                return
             if status:
                 raise
             if not isinstance(error, ApiError):
@@ -149,7 +156,7 @@ def create_app(settings: Settings) -> FastAPI:
         emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.
-        gc.set_threshold(20_000, 10, 10)
+        gc.set_threshold(20_000, 3, 2)
         if multiprocessing.current_process().name in ("MainProcess", "SpawnProcess-1"):
             for line in _welcome(settings, database):  # once, however many workers
                 log.info("%s", line)

@@ -61,7 +61,8 @@ class Task(SQLModel, table=True):
     `2026-11-21T10:00:00` (a wall-clock time) or `2026-11-21T10:00:00.000000Z`: three kinds in one
     column, in chronological order. `version` is a random number with every change, so that none
     comes again, not even after a restore. `position` is the user's when the task last changed; no
-    index has it, so that an update stays on its page (HOT).
+    index has it, so that an update stays on its page (HOT). `repeated_at` says that the task has
+    made its next one: it makes no other, even if that is deleted.
     """
 
     # SQLite reuses the id of a deleted last row otherwise.
@@ -95,6 +96,7 @@ class Task(SQLModel, table=True):
     repeat_from: str = Field(
         default="due", sa_type=CodePointText, sa_column_kwargs={"server_default": "due"}
     )
+    repeated_at: datetime | None = None
 
 
 TASK = Task.__table__  # type: ignore[attr-defined]
@@ -139,7 +141,8 @@ Index(
 # version.
 ROW: Final = (
     *(TASK.c[name] for name in ("id", "uid", "user_id", "title", "description", "completed")),
-    *(TASK.c[name] for name in ("completed_at", "priority", "due_date", "tags", "order")),
+    *(TASK.c[name] for name in ("completed_at", "priority", "due_date", "remind_at")),
+    *(TASK.c[name] for name in ("recurrence", "repeat_from", "tags", "order")),
     is_set(TASK.c.deleted_at).label("deleted"),
     *(TASK.c[name] for name in ("created_at", "updated_at", "version")),
 )

@@ -13,8 +13,17 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from errors import ApiError, InvalidInput, Unauthorized, Unavailable, content, field_error, title
-from schemas import UNDOCUMENTED, Problem
+from errors import (
+    ApiError,
+    InvalidInput,
+    Problem,
+    Unauthorized,
+    Unavailable,
+    content,
+    field_error,
+    title,
+)
+from schemas import UNDOCUMENTED
 
 Json = dict[str, Any]
 OPEN: Final[Json] = {"security": []}  # a call that needs no token

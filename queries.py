@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     ClauseElement,
     ColumnElement,
+    Update,
     and_,
     bindparam,
     case,
@@ -36,9 +37,9 @@ from sqlalchemy.types import Boolean
 
 import gathered
 from engines import BULK_DEADLINE, DEADLINE
-from engines.spelling import one_of, random_number
+from engines.spelling import one_of, or_nothing, random_number
 from fields import timestamp
-from filters import LIVE, OWNED, Shape, matching, order_by, overdue
+from filters import LIVE, OWNED, UNRULED, Shape, matching, order_by, overdue
 from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from models import FEED, GONE, ROW, TASK, NumberList, TextList
 from positions import (
@@ -58,7 +59,7 @@ Ref = int | str  # the id or the uid of a task
 
 task, feed, gone = TASK.c, FEED.c, GONE.c
 # Fields that came after fingerprints did: they count only where they say something.
-_LATER: Final = ("uid", "deleted")
+_LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
 
 
 class Query(NamedTuple):
@@ -71,6 +72,7 @@ class Query(NamedTuple):
     deadline: float = DEADLINE  # seconds
     on_sqlite: ClauseElement | None = None  # the statement there, if it is another
     raises: ClauseElement | None = None  # what SQLite runs before it, in one transaction
+    then: ClauseElement | None = None  # and after it
     each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
 
 
@@ -82,14 +84,16 @@ def now() -> datetime:
 
 def fingerprint(new: TaskCreate) -> str:
     """Return what tells the body of one create from another: a SHA-256 of what it means."""
-    silent = {name for name in _LATER if not getattr(new, name)}
+    fields = TaskCreate.model_fields
+    silent = {name for name in _LATER if getattr(new, name) == fields[name].default}
     return sha256(new.model_dump_json(exclude=silent).encode()).hexdigest()
 
 
 # ---- one task
 
 _now = bindparam("now", type_=task.updated_at.type)
-_touched = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
+TOGGLED = {"completed": not_(task.completed), "completed_at": case((not_(task.completed), _now))}
+TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
 _again = {"idempotency_replays": task.idempotency_replays + 1}
@@ -121,12 +125,13 @@ def _create_once(by_uid: bool, by_key: bool) -> ClauseElement:
     return once.returning(*ROW, task.idempotency_replays, task.idempotency_fingerprint)
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
     """How a statement finds its one task."""
 
     key: str  # task_id or task_uid
     guarded: bool = False  # by `If-Match`
     trash: bool = False  # also there
+    unruled: bool = False  # unless it repeats
 
     def found(self) -> ColumnElement[bool]:
         """Return the condition."""
@@ -137,10 +142,11 @@ class _Target(NamedTuple):
             column == bindparam(self.key),
             *([] if self.trash else [LIVE]),
             *([guard] if self.guarded else []),
+            *([UNRULED] if self.unruled else []),
         )
 
 
-_GATHERED: Final = _Target("task_id")
+_GATHERED, _UNRULED = Target("task_id"), Target("task_id", unruled=True)
 
 
 _create_all = (
@@ -150,10 +156,10 @@ _create_all = (
 )
 
 
-def read_task(owner: str, ref: Ref) -> Query:
-    """The task, unless it is in the trash."""
-    key, values = _one(owner, ref)
-    one = _Target(key)
+def read_task(owner: str, ref: Ref, *, trash: bool = False) -> Query:
+    """The task, unless it is in the trash and not looked for there."""
+    key, values = named(owner, ref)
+    one = Target(key, trash=trash)
     many = gathered.READ if one == _GATHERED else None
     return Query(_read(one), values, repeatable=True, many=many)
 
@@ -164,7 +170,7 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     With a uid or an idempotency key: the task that it made, now or before; then how often it came
     again, and the fingerprint of the body that it came with first.
     """
-    values = {"owner": owner, **_new_values(new)}
+    values = {"owner": owner, **new_values(new)}
     if key is None and new.uid is None:
         return Query(_create, values, many=gathered.CREATE, raises=RAISE_OR_MAKE)
     values |= {"key": key, "new_uid": new.uid, "fingerprint": fingerprint(new)}
@@ -175,7 +181,7 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
 def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
     """The new tasks, all or none: none where a uid is that of a task with another body."""
     each = [
-        {"owner": owner, **_new_values(one), "fingerprint": fingerprint(one)}
+        {"owner": owner, **new_values(one), "fingerprint": fingerprint(one)}
         | {"new_uid": one.uid or str(uuid4())}
         for one in new
     ]
@@ -192,29 +198,30 @@ def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
 def update_task(owner: str, ref: Ref, change: TaskUpdate, versions: Versions = None) -> Query:
     """The task, with the fields that `change` sets, if its version is one of `versions`.
 
-    One in the trash is found where `change` takes it out.
+    One in the trash is found where that takes it out. One that repeats: see `repeating.py`.
     """
     fields = tuple(sorted(change.model_fields_set))
-    key, values = _one(owner, ref, versions)
-    one = _Target(key, versions is not None, trash=change.deleted is False)
+    key, values = named(owner, ref, versions)
+    unruled = not {"completed", "due_date"}.isdisjoint(fields)
+    one = Target(key, versions is not None, change.deleted is False, unruled)
     if not fields:
         return Query(_read(one), values, repeatable=True)
-    many = gathered.COMPLETE if fields == ("completed",) and one == _GATHERED else None
-    return Query(_update(one, fields), values | _new_values(change), many=many, raises=RAISE)
+    many = gathered.COMPLETE if fields == ("completed",) and one == _UNRULED else None
+    return Query(_update(one, fields), values | new_values(change), many=many, raises=RAISE)
 
 
 def toggle_task(owner: str, ref: Ref, versions: Versions = None) -> Query:
-    """The task, completed if it was pending and pending if it was completed."""
-    key, values = _one(owner, ref, versions)
-    one = _Target(key, versions is not None)
-    many = gathered.TOGGLE if one == _GATHERED else None
+    """The task, completed if it was pending and pending if it was completed, unless it repeats."""
+    key, values = named(owner, ref, versions)
+    one = Target(key, versions is not None, unruled=True)
+    many = gathered.TOGGLE if one == _UNRULED else None
     return Query(_toggle(one), values | {"now": now()}, many=many, raises=RAISE)
 
 
 def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: bool = False) -> Query:
     """The task as it is in the trash now; gone for good, also from there, as it last was."""
-    key, values = _one(owner, ref, versions)
-    one = _Target(key, versions is not None, trash=forever)
+    key, values = named(owner, ref, versions)
+    one = Target(key, versions is not None, trash=forever)
     values["now"] = now()
     if not forever:
         return Query(_trash(one), values, raises=RAISE)
@@ -222,39 +229,38 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
 
 
 @lru_cache(maxsize=32)
-def _read(one: _Target) -> ClauseElement:
+def _read(one: Target) -> ClauseElement:
     return select(*ROW).where(one.found())
 
 
 @lru_cache(maxsize=32)
-def _update(one: _Target, fields: tuple[str, ...]) -> ClauseElement:
-    return _changed(one, _changes(fields) | _touched)
+def _update(one: Target, fields: tuple[str, ...]) -> ClauseElement:
+    return changed_one(one, set_clause(fields) | TOUCHED).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _toggle(one: _Target) -> ClauseElement:
-    completed = not_(task.completed)
-    toggled = {"completed": completed, "completed_at": case((completed, _now))}
-    return _changed(one, toggled | _touched)
+def _toggle(one: Target) -> ClauseElement:
+    return changed_one(one, TOGGLED | TOUCHED).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _trash(one: _Target) -> ClauseElement:
-    return _changed(one, {"deleted_at": _now, "idempotency_key": null()} | _touched)
+def _trash(one: Target) -> ClauseElement:
+    trashed = {"deleted_at": _now, "idempotency_key": null()}
+    return changed_one(one, trashed | TOUCHED).returning(*ROW)
 
 
-def _changed(one: _Target, values: dict[str, Any]) -> ClauseElement:
+def changed_one(one: Target, values: dict[str, Any]) -> Update:
     found = and_(one.found(), task.user_id == MOVED.c.user_id)
-    return update(TASK).where(found).values(values).returning(*ROW)
+    return update(TASK).where(found).values(values)
 
 
 @lru_cache(maxsize=32)
-def _purge_there(one: _Target) -> ClauseElement:
+def _purge_there(one: Target) -> ClauseElement:
     return delete(TASK).where(one.found()).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _purge(one: _Target) -> ClauseElement:
+def _purge(one: Target) -> ClauseElement:
     deleted = _deleted(one.found())
     return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
 
@@ -279,13 +285,13 @@ def _buried(deleted: Any) -> Any:
     return insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
 
 
-def _one(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[str, Any]]:
+def named(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[str, Any]]:
     key = "task_id" if isinstance(ref, int) else "task_uid"
     guard = {} if versions is None else {"versions": list(versions)}
     return key, {"owner": owner, key: ref, **guard}
 
 
-def _changes(fields: tuple[str, ...]) -> dict[str, Any]:
+def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
     """Return the SET clause for `fields`."""
     changes: dict[str, Any] = {name: bindparam("new_" + name) for name in fields}
     for name in {"title", "description"}.intersection(fields):
@@ -301,7 +307,7 @@ def _changes(fields: tuple[str, ...]) -> dict[str, Any]:
     return changes
 
 
-def _new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
+def new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
     moment = now()
     return {
         "now": moment,
@@ -339,8 +345,11 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
     """
     going_on, skipping = wanted.before is not None, wanted.offset > 0
     certain |= skipping or bool(wanted.conditions)
-    statement = _list(_shape(wanted), wanted.sort, going_on, skipping=skipping, certain=certain)
-    values = _values(owner, wanted) | {"limit": wanted.limit + going_on, "offset": wanted.offset}
+    statement = _list(shape_of(wanted), wanted.sort, going_on, skipping=skipping, certain=certain)
+    values = filter_values(owner, wanted) | {
+        "limit": wanted.limit + going_on,
+        "offset": wanted.offset,
+    }
     if going_on:
         values["before"] = wanted.before
     elif not (wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE):
@@ -353,10 +362,12 @@ def update_tasks(
 ) -> Query:
     """Nothing but the number of rows: the change made to every match, all at one position.
 
-    With `known`, nothing is done unless that is one of these.
+    With `known`, nothing is done unless that is one of these; nor where a match repeats and that
+    matters: see `repeating.py`.
     """
     fields = tuple(sorted(change.model_fields_set))
-    return _bulk(_update_all, owner, wanted, known, _new_values(change), fields)
+    unruled = bool(change.completed) or "due_date" in fields
+    return bulk(_update_all, owner, wanted, known, new_values(change), fields, unruled)
 
 
 def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Query:
@@ -366,17 +377,17 @@ def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Que
     """
     if not any(condition.column == "deleted" for condition in wanted.conditions):
         return update_tasks(owner, wanted, TaskUpdate(deleted=True), known)
-    query = _bulk(lambda *shape: _purge_all(*shape)[0], owner, wanted, known, {"now": now()})
-    return query._replace(on_sqlite=_purge_all(_shape(wanted), known is not None)[1])
+    query = bulk(lambda *shape: _purge_all(*shape)[0], owner, wanted, known, {"now": now()})
+    return query._replace(on_sqlite=_purge_all(shape_of(wanted), known is not None)[1])
 
 
-def _bulk(
+def bulk(
     build: Any, owner: str, wanted: TaskFilter, known: Positions, values: Any, *more: Any
 ) -> Query:
     guard = {} if known is None else {"positions": list(known)}
     return Query(
-        build(_shape(wanted), known is not None, *more),
-        _values(owner, wanted) | values | guard,
+        build(shape_of(wanted), known is not None, *more),
+        filter_values(owner, wanted) | values | guard,
         deadline=BULK_DEADLINE,
         raises=RAISE if known is None else RAISE_KNOWN,
     )
@@ -384,8 +395,8 @@ def _bulk(
 
 def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     """The numbers of all matches, of the completed, the pending and the overdue ones."""
-    values = _values(owner, wanted) | _present()
-    return Query(_count(_shape(wanted)), values, repeatable=True)
+    values = filter_values(owner, wanted) | _present()
+    return Query(_count(shape_of(wanted)), values, repeatable=True)
 
 
 _at_position = select(feed.position).where(feed.user_id == OWNER)
@@ -401,7 +412,7 @@ _make_position = (
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
-@lru_cache(maxsize=48)
+@lru_cache(maxsize=32)
 def _list(
     shape: Shape, sort: tuple[str, ...], going_on: bool, *, skipping: bool, certain: bool
 ) -> ClauseElement:
@@ -423,13 +434,15 @@ def _list(
 
 
 @lru_cache(maxsize=32)
-def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...]) -> ClauseElement:
+def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool) -> Any:
     moved = MOVED_KNOWN if guarded else MOVED
     if not fields:
         return select(func.count()).where(matching(shape))
+    touched = TOUCHED | {"position": moved.c.position}
+    if unruled:
+        touched["version"] = random_number() * or_nothing(UNRULED)
     found = and_(matching(shape), task.user_id == moved.c.user_id)
-    touched = _touched | {"position": moved.c.position}
-    return update(TASK).where(found).values(_changes(fields) | touched)
+    return update(TASK).where(found).values(set_clause(fields) | touched)
 
 
 @lru_cache(maxsize=32)
@@ -450,11 +463,11 @@ def _count(shape: Shape) -> ClauseElement:
     return select(func.count().label("total"), *counts).where(matching(shape))
 
 
-def _shape(wanted: TaskFilter) -> Shape:
+def shape_of(wanted: TaskFilter) -> Shape:
     return tuple((column, operator) for column, operator, _ in wanted.conditions)
 
 
-def _values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
+def filter_values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
     values: dict[str, Any] = {"owner": owner}
     if any(condition.column == "overdue" for condition in wanted.conditions):
         values |= _present()

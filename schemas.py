@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 import fields
+import recurrence
 from fields import (
     MAX_ID,
     PLAIN_DECIMAL,
@@ -35,6 +36,9 @@ from fields import (
     DueDate,
     Order,
     Priority,
+    Recurrence,
+    RemindAt,
+    RepeatFrom,
     Tags,
     TaskId,
     Title,
@@ -91,10 +95,23 @@ class TaskCreate(Body):
     completed: bool = False
     priority: Priority = "none"
     due_date: DueDate | None = None
+    remind_at: RemindAt | None = None
+    recurrence: Recurrence | None = None
+    repeat_from: RepeatFrom = "due"
     tags: Tags = []
     order: Order | None = None
     deleted: bool = False
     uid: Uid | None = None
+
+    @field_validator("recurrence")
+    @classmethod
+    def _fits(cls, rule: str | None, info: ValidationInfo) -> str | None:
+        try:
+            if rule is not None and "due_date" in info.data:  # else that is wrong itself
+                recurrence.check(rule, info.data["due_date"])
+        except ValueError as error:
+            raise broken(str(error)) from None
+        return rule
 
 
 ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
@@ -124,6 +141,9 @@ class TaskUpdate(Body):
     completed: bool = None  # type: ignore[assignment]
     priority: Priority = None  # type: ignore[assignment]
     due_date: DueDate | None = None
+    remind_at: RemindAt | None = None
+    recurrence: Recurrence | None = None
+    repeat_from: RepeatFrom = None  # type: ignore[assignment]
     tags: Tags = None  # type: ignore[assignment]
     order: Order | None = None
     deleted: bool = None  # type: ignore[assignment]
@@ -149,6 +169,9 @@ _TASK: Final[dict[str, Any]] = {
     "completed_at": "2026-11-21T07:15:00.654321Z",
     "priority": "high",
     "due_date": "2026-11-21",
+    "remind_at": "2026-11-20T18:00:00",
+    "recurrence": "FREQ=WEEKLY;BYDAY=MO,SA",
+    "repeat_from": "due",
     "tags": ["shopping"],
     "order": 1.5,
     "deleted": False,
@@ -164,8 +187,8 @@ class Task(BaseModel):
 
     id: TaskId = Field(description="Set by the server; never used again.")
     uid: str = Field(
-        description="An id of your own choice, else a UUID: 1 to 64 of `A-Z a-z 0-9 _ -`, not only "
-        "digits. It makes a create safe to repeat, addresses the task as `id` does, and stays."
+        description="An id of your own, else a UUID: 1 to 64 of `A-Z a-z 0-9 _ -`, not only "
+        "digits. It makes a create safe to repeat, and stays."
     )
     etag: str = Field(description="The task's entity tag, to be sent as `If-Match`.")
     url: AnyUrl = Field(description="This task, under the address that it was asked through.")
@@ -179,9 +202,19 @@ class Task(BaseModel):
     priority: Priority = Field(description="`none` in a new task unless it is sent.")
     due_date: str | None = Field(
         pattern=SHOWN_DUE_DATE,
-        description="A day (`2026-11-21`), an instant with a UTC offset "
-        "(`2026-11-21T10:00:00+01:00`), which comes back in UTC, or a wall-clock time "
-        '(`2026-11-21T10:00`), which counts as UTC. Each kind stays what it is. `""` means `null`.',
+        description="A day (`2026-11-21`), an instant (`2026-11-21T10:00:00+01:00`), which comes "
+        "back in UTC, or a wall-clock time (`2026-11-21T10:00`).",
+    )
+    remind_at: str | None = Field(
+        pattern=SHOWN_DUE_DATE,
+        description="When the client shall remind: as `due_date`, but no day.",
+    )
+    recurrence: str | None = Field(
+        description="How it repeats (RFC 5545): `FREQ=WEEKLY;BYDAY=TU`. Completing it makes the "
+        "next task, once. It needs a `due_date`."
+    )
+    repeat_from: RepeatFrom = Field(
+        description="What the next date counts from: the old one, or the day of completion."
     )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
     order: float | None = Field(description="A number for your own order, as of drag and drop.")
@@ -195,6 +228,7 @@ class Task(BaseModel):
 # ---- query strings: which tasks, in which order, which page (contract section 3)
 
 MAX_PAGE: Final = 1000
+NULLABLE: Final = ("due_date", "remind_at", "recurrence", "completed_at")  # `due_date=`: none
 _MOST_FILTERS: Final = 30
 _MOST_SORT_KEYS: Final = 8
 _SORT_ALIASES: Final = {"created": "created_at", "updated": "updated_at"}
@@ -282,7 +316,7 @@ class BulkFilter(TaskFilter):
     @field_validator("*", mode="before")
     @classmethod
     def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        null = (info.field_name or "").removesuffix("_ne") in ("due_date", "completed_at")
+        null = (info.field_name or "").removesuffix("_ne") in NULLABLE
         if not null and (value == "" or (isinstance(value, list) and "" in value)):
             raise broken("must not be empty")
         return value
@@ -328,8 +362,7 @@ class TaskQuery(TaskFilter):
         (),
         validation_alias=AliasChoices("sort", "_sort", "sort_by"),
         description="Comma list of fields, `-` for descending: `-priority,due_date`. Without it "
-        "the newest come first. Nulls are last both ways; titles sort case-folded; equals go by "
-        "`id` in the direction of the last field; a day goes before the times of that day.",
+        "the newest come first. Nulls are last both ways; equals go by `id`.",
     )
     direction: Annotated[tuple[bool, ...], BeforeValidator(_descending)] = Field(
         (), validation_alias=AliasChoices("_order", "order")
@@ -430,7 +463,11 @@ class GoneTask(BaseModel):
 class Changes(BaseModel):
     """Every task that has changed since, as it is now; oldest change first."""
 
-    model_config = _example(changes=[_TASK], position=42, more=False)
+    model_config = _example(
+        changes=[{"id": 8, "uid": "draft-8", "deleted": True, "gone": True}],
+        position=42,
+        more=False,
+    )
 
     changes: list[Task | GoneTask]
     position: int = Field(ge=1, le=MAX_ID, description="What to send as `since` the next time.")
@@ -470,23 +507,3 @@ class Health(BaseModel):
     model_config = _example(status="ok")
 
     status: Literal["ok"]
-
-
-class FieldError(BaseModel):
-    """One rule that the request broke."""
-
-    field: str
-    message: str
-    in_: Literal["body", "path", "query", "header"] = Field(alias="in")
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 writes it; `detail` and `message` are the same plain sentence."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    message: str
-    errors: list[FieldError]
-    request_id: str

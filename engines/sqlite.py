@@ -19,7 +19,7 @@ from errors import Unavailable
 
 Rows = tuple[list[tuple[Any, ...]], int]
 Parameters = Mapping[str, Any]
-First = tuple[str, Parameters]  # a statement that goes before another, in one transaction; or ""
+First = tuple[str, Parameters]  # what goes before or after a statement, in one transaction; or ""
 
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
@@ -57,19 +57,20 @@ def _code(outcome: object) -> int:
 class _Job:
     """A statement that waits or is under way, until when, and the future of its rows."""
 
-    __slots__ = ("alone", "calls", "deadline", "first", "outcome", "owner", "rows", "sql")
+    __slots__ = ("alone", "calls", "deadline", "first", "outcome", "owner", "rows", "sql", "then")
 
     def __init__(
         self,
         sql: str,
         parameters: Parameters,
         first: First,
+        then: First,
         each: Sequence[Parameters],
         seconds: float,
     ) -> None:
         self.sql = sql
         self.calls = each or [parameters]
-        self.first = first
+        self.first, self.then = first, then
         self.owner = parameters.get("owner")
         self.alone = seconds > DEADLINE  # what may be slow shares no transaction
         self.deadline = monotonic() + seconds
@@ -133,6 +134,8 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
             rows = [row for call in job.calls for row in connection.execute(job.sql, call)]
             # A cursor does not count what a statement WITH steps has touched.
             job.outcome = rows, len(rows) or connection.execute("SELECT changes()").fetchone()[0]
+            if job.then[0]:
+                connection.execute(*job.then)
     except Exception as error:
         # All is rolled back: interrupted, or a full disk.
         if job.alone or not connection.in_transaction:
@@ -173,13 +176,15 @@ class Pool:
         repeatable: bool,
         deadline: float = DEADLINE,
         first: First = ("", {}),
+        then: First = ("", {}),
         each: Sequence[Parameters] = (),
     ) -> Rows:
         """Run one statement and return what came back, at most `deadline` seconds from now.
 
-        With `first`, after that. With `each`, once for each of these, all or none.
+        After `first` and before `then`, if there are these. With `each`, once for each of these,
+        all or none.
         """
-        job = _Job(sql, parameters, first, each, deadline)
+        job = _Job(sql, parameters, first, then, each, deadline)
         reads = sql.startswith(("SELECT", "WITH")) and not first[0]
         queue = self._reads if reads else self._writes
         with self._lock:

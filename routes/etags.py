@@ -62,11 +62,12 @@ def _digest(*content: str | bytes) -> str:
 
 async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Versions:
     """Return the versions that a write may meet (If-Match, If-None-Match), None for any."""
-    if if_none_match is not None:
-        if if_none_match.strip() != "*":
-            raise InvalidInput([field_error("header", "If-None-Match", "must be * on a change")])
-        return _NEVER
-    return _allowed(if_match, _VERSION)
+    allowed = _allowed(if_match, _VERSION)
+    if if_none_match is None:
+        return allowed
+    if if_none_match.strip() != "*":
+        raise InvalidInput([field_error("header", "If-None-Match", "must be * on a change")])
+    return _NEVER
 
 
 async def allowed_positions(if_match: IfMatch = None) -> Positions:

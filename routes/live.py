@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic_core import to_json
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import queries
 from auth import Owner
@@ -28,8 +28,6 @@ _BEAT: Final = 15.0  # seconds from one comment to the next
 _LATE: Final = 5.0  # seconds by which that may come late, or the end of a stream before its time
 _LOOK: Final = 1.0  # seconds between two looks for changes that were made elsewhere
 _READS: Final = 4  # pages that all streams may wait for at once
-_PART: Final = 64 * 1024  # bytes of an event
-_PATIENCE: Final = 10.0  # seconds in which a client takes so many
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
 
@@ -165,8 +163,8 @@ class Stream(Response):
         self._rouse()
 
     def look_at_the_clock(self, now: float) -> None:
-        """Stop when it is time to, or do not be silent for too long."""
-        if now > self._until:
+        """Stop when it is time to or the client has gone; do not be silent for too long."""
+        if now > self._until or self._transport.is_closing():
             self.end()
         elif now > self._due:
             self._rouse()
@@ -181,30 +179,24 @@ class Stream(Response):
             return await super().__call__(scope, receive, send)
         self._known = self._live.writes
         first = _BEGIN + await self._next()
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        with suppress(TimeoutError):
-            await _say(send, first)
-            self._until = scope.get("token_end", math.inf) - _LATE
-            scope["rest"] = self._go_on
+        headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send(_body(first))
+        self._until = scope.get("token_end", math.inf) - _LATE
+        scope["rest"] = self._go_on
 
-    async def _go_on(self, receive: Receive, send: Send) -> None:
-        watching = asyncio.create_task(self._watch(receive))
+    async def _go_on(self, send: Send, transport: Any) -> None:
+        if transport is None:  # nobody could tell when the client has gone: it comes back for more
+            return await send({"type": "http.response.body"})
+        self._transport = transport
         self._live.add(self, self._known)
         try:
             with suppress(ApiError):
                 while not self._over:
-                    await _say(send, await self._next())
-            await _say(send, b"", more=False)
-        except TimeoutError:
-            pass  # nobody reads: the server closes what is not complete
+                    await send(_body(await self._next()))
+            await send({"type": "http.response.body"})
         finally:
             self._live.remove(self)
-            watching.cancel()
-
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.end()
 
     async def _next(self) -> bytes:
         """Wait for what there is to say: an event, and every now and then a comment."""
@@ -257,12 +249,8 @@ def has_token(scope: Mapping[str, Any]) -> bool:
     return b"access_token" in unquote_to_bytes(scope.get("query_string", b""))
 
 
-async def _say(send: Send, text: bytes, *, more: bool = True) -> None:
-    """Send a piece of the answer as it is read, or raise `TimeoutError` when nobody reads it."""
-    for start in range(0, len(text) or 1, _PART):
-        part = {"body": text[start : start + _PART], "more_body": more}
-        async with asyncio.timeout(_PATIENCE):
-            await send({"type": "http.response.body", **part})
+def _body(part: bytes) -> Message:
+    return {"type": "http.response.body", "body": part, "more_body": True}
 
 
 def _before_the_end(call: Callable[[], None]) -> None:

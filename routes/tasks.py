@@ -1,6 +1,7 @@
 """The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -27,6 +28,7 @@ from routes.etags import (
     not_modified,
 )
 from routes.live import Live
+from routes.repeating import CHANGED, changed, missing, repeat_all, repeat_one
 from routes.route import TaskRoute
 from schemas import (
     OFFSETS,
@@ -67,7 +69,7 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 # What calls of one kind answer beside their success.
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
-CHANGED = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
+WRITTEN = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
 _BUSY_KEY: Final = "was used before with another body"
 
 
@@ -170,8 +172,12 @@ def build_router(
         whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        query = queries.update_tasks(whose.user_id, wanted, change, known)
-        return json_answer({"updated": await _count(query, whose, known)})
+        if change.recurrence is None:
+            query = queries.update_tasks(whose.user_id, wanted, change, known)
+            with suppress(Conflict):  # another position, or a rule that has to be read
+                return json_answer({"updated": await _count(query, whose, known)})
+        updated = await repeat_all(database, whose, wanted, change, known)
+        return json_answer({"updated": updated})
 
     @router.delete("", response_model=Deleted, responses=refusals(412))
     async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
@@ -180,19 +186,19 @@ def build_router(
         With `deleted=true` it empties the trash.
         """
         query = queries.delete_tasks(whose.user_id, wanted, known)
-        return json_answer({"deleted": await _count(query, whose, known)})
+        try:
+            return json_answer({"deleted": await _count(query, whose, known)})
+        except Conflict:
+            raise ApiError(412, CHANGED) from None
 
     async def _count(query: queries.Query, whose: Owner, known: Positions) -> int:
-        """Return how many a bulk call touched, or raise 412 if the user has another position."""
-        try:
+        """Return how many a bulk call touched; `Conflict` if the user has another position."""
+        rows, touched = await database.run(query)
+        if not touched and (await database.run(queries.make_position(whose.user_id))).touched:
             rows, touched = await database.run(query)
-            if not touched and (await database.run(queries.make_position(whose.user_id))).touched:
-                rows, touched = await database.run(query)
-        except Conflict:
-            raise ApiError(412, "The list has changed since; read it again.") from None
         # Whose position is not there yet has no tasks, and nothing that could be compared.
         if known and not touched and 1 not in known and await position_of(database, whose) == 1:
-            raise ApiError(412, "The list has changed since; read it again.")
+            raise ApiError(412, CHANGED)
         return int(rows[0][0]) if len(rows) == 1 else touched
 
     add_changes(router, database, owner, live)
@@ -216,8 +222,8 @@ def build_router(
         row = await _one(queries.read_task(whose.user_id, ref), whose, ref)
         return task_answer(row, whose, if_none_match=if_none_match)
 
-    @router.put("/{id:id}", response_model=Task, responses=CHANGED, name="put_task")
-    @router.patch("/{id:id}", response_model=Task, responses=CHANGED)
+    @router.put("/{id:id}", response_model=Task, responses=WRITTEN, name="put_task")
+    @router.patch("/{id:id}", response_model=Task, responses=WRITTEN)
     async def update_task(
         whose: Whose, ref: Ref, change: TaskUpdate, versions: Allowed
     ) -> Response:
@@ -226,23 +232,37 @@ def build_router(
         Read-only fields may be sent along and are ignored. `deleted: false` brings a task back out
         of the trash.
         """
-        query = queries.update_task(whose.user_id, ref, change, versions)
-        return task_answer(await _one(query, whose, ref, versions), whose)
+        return await _change(whose, ref, change, versions)
 
-    @router.patch("/{id:id}/complete", response_model=Task, responses=CHANGED)
+    @router.patch("/{id:id}/complete", response_model=Task, responses=WRITTEN)
     async def complete_task(
         whose: Whose,
         ref: Ref,
         versions: Allowed,
         body: Annotated[Completion | None, Body()] = None,
     ) -> Response:
-        """Toggles; with a body, sets what that says, which is safe to repeat."""
-        if body is None:
+        """Toggles; with a body, sets what that says, which is safe to repeat.
+
+        Completing a task that repeats makes the next one, once, and `Link` names that.
+        """
+        change = None if body is None else TaskUpdate(completed=body.completed)
+        return await _change(whose, ref, change, versions)
+
+    async def _change(
+        whose: Owner, ref: int | str, change: TaskUpdate | None, versions: Versions
+    ) -> Response:
+        """Answer with the task, changed or toggled."""
+        if change is None:
             query = queries.toggle_task(whose.user_id, ref, versions)
         else:
-            change = TaskUpdate(completed=body.completed)
             query = queries.update_task(whose.user_id, ref, change, versions)
-        return task_answer(await _one(query, whose, ref, versions), whose)
+        if change is None or change.recurrence is None:
+            rows, _ = await database.run(query)
+            if rows:
+                return task_answer(rows[0], whose)
+        # None is found, it repeats or shall, or an older version has made it.
+        row, link = await repeat_one(database, whose, ref, change, versions)
+        return task_answer(row, whose, headers=link)
 
     @router.delete(
         "/{id:id}",
@@ -253,12 +273,10 @@ def build_router(
     async def delete_task(whose: Whose, ref: Ref, how: How, versions: Allowed) -> Response:
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         query = queries.delete_task(whose.user_id, ref, versions, forever=bool(how.forever))
-        row = await _one(query, whose, ref, versions)
+        row = await _one(query, whose, ref)
         return json_answer(task_fields(row, whose))
 
-    async def _one(
-        query: queries.Query, whose: Owner, ref: int | str, versions: Versions = None
-    ) -> tuple[Any, ...]:
+    async def _one(query: queries.Query, whose: Owner, ref: int | str) -> tuple[Any, ...]:
         """Return the one row; without it a write asks again, whether there is no such task."""
         rows, _ = await database.run(query)
         if rows:
@@ -269,9 +287,8 @@ def build_router(
             rows, _ = await database.run(query)
             if rows:
                 return rows[0]
-            raise ApiError(412, "The task has changed since; read it again.")
-        known = ref if isinstance(ref, int) else "with this uid"
-        raise ApiError(404, f"There is no task {known}.")
+            raise changed()
+        raise missing(ref)
 
     return router
 

@@ -44,6 +44,7 @@ def _new_columns() -> Iterator[sa.Column[Any]]:
     yield sa.Column("remind_at", text)
     yield sa.Column("recurrence", text)
     yield sa.Column("repeat_from", text, nullable=False, server_default="due")
+    yield sa.Column("repeated_at", sa.DateTime(timezone=True))
 
 
 def upgrade() -> None:

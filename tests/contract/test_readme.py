@@ -60,9 +60,16 @@ WORKERS = ("sh", "--workers")
 TELEMETRY = ("sh", "OTEL_EXPORTER")
 DOCUMENT = ("sh", "main.app.openapi()")
 AGENT = ("python", "from mcp.client")
+EVENT_SOURCE = ("js", "document.body.textContent = [...tasks")
+SYNCS = {  # by the script that tests it, in tests/js
+    "rxdb": ("js", "replicateRxCollection"),
+    "watermelondb": ("js", "synchronize"),
+    "tanstack_db": ("js", "queryCollectionOptions"),
+}
 EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
     *(SECRET_TOKEN, ACCOUNT, ACCOUNTS_PAGE, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT, AGENT),
+    *(EVENT_SOURCE, *SYNCS.values()),  # by test_live_clients.py
 ]
 ADDRESS = "http://localhost:8000"
 API = PAGES[REPOSITORY / "docs/api.md"]

@@ -1,6 +1,7 @@
 """Clients that read slowly, or never: what they asked for is not kept for them for ever."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -78,8 +79,12 @@ def test_who_never_reads_is_let_go_and_holds_up_nobody(large: Service) -> None:
         assert httpx2.get(f"{large.url}/api/tasks?limit=1", trust_env=False).status_code == 200
         wait_until(lambda: connections(large) == 0, "all are let go", 60)
         for wire in wires:  # what was on its way still comes, then the end
-            assert 0 < sum(map(len, iter(lambda: wire.recv(1 << 16), b""))) < 10_000_000  # noqa: B023
-    assert large.log.count("GET /api/tasks 499") == len(wires)
+            assert wire.recv(1000)
+            with suppress(ConnectionResetError):
+                assert sum(map(len, iter(lambda: wire.recv(1 << 16), b""))) < 10_000_000  # noqa: B023
+    ends = re.findall(r"GET /api/tasks (499|503)", large.log)  # 503: it was not their turn in time
+    assert len(ends) == len(wires)
+    assert "499" in ends
     assert "Traceback" not in large.log
 
 
@@ -115,6 +120,6 @@ def test_who_wants_long_lists_waits_for_others_like_him_and_nobody_else_does(
         statuses = [answer.status for answer in answers.result()]
     assert set(statuses) <= {200, 503}
     assert statuses.count(200) > 5
-    assert small > 10
+    assert small > 2
     # 40 lists, each as rows and as text, were a gigabyte.
     assert most < before + 500_000_000

@@ -1,6 +1,7 @@
 """Random use of the whole API by two users, step by step, beside a model in plain Python."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -17,12 +18,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from recurrence import following
 from tests.support import model
 from tests.support.service import Service
 from tests.support.strategies import (
     REPRODUCIBLE,
+    RULES,
     bulk_filters,
     changes,
+    dues,
     filters,
     new_tasks,
     orders,
@@ -36,6 +40,9 @@ DEFAULTS: dict[str, Any] = {
     "completed_at": None,
     "priority": "none",
     "due_date": None,
+    "remind_at": None,
+    "recurrence": None,
+    "repeat_from": "due",
     "tags": [],
     "order": None,
     "deleted": False,
@@ -66,6 +73,16 @@ users = st.integers(0, 1)
 conditions = st.sampled_from(sorted(CONDITIONS))
 
 
+OWN = ("due_date", "remind_at", "recurrence")
+
+
+def fits(task: model.Task, change: dict[str, Any]) -> bool:
+    """Return whether a task may be changed so: what repeats has a due date."""
+    after = task | change
+    sent = {"due_date", "recurrence"} & change.keys()
+    return not sent or after["recurrence"] is None or after["due_date"] is not None
+
+
 def stored(body: dict[str, Any]) -> dict[str, Any]:
     """Return what is kept of a body."""
     kept = {name: value for name, value in body.items() if name not in READ_ONLY}
@@ -93,6 +110,7 @@ class TwoUsers(RuleBasedStateMachine):
         self.etags: dict[int, list[str]] = {}  # every tag that a task has had, the current one last
         self.keys: dict[tuple[int, str], tuple[dict[str, Any], int]] = {}
         self.newest = 0
+        self.repeated: set[int] = set()  # those that have made their next task
 
     # Requests on one task
 
@@ -143,7 +161,7 @@ class TwoUsers(RuleBasedStateMachine):
         self, user: int, number: int, change: dict[str, Any], method: str, condition: str
     ) -> None:
         answer = self.ask(method, user, number, "", change, condition)
-        if self.goes_through(answer, user, number, condition):
+        if self.goes_through(answer, user, number, condition, change):
             self.has_changed(answer, user, number, stored(change))
 
     @rule(user=users, number=made, completed=st.sampled_from([None, True, False]), how=conditions)
@@ -153,6 +171,14 @@ class TwoUsers(RuleBasedStateMachine):
         if self.goes_through(answer, user, number, how):
             toggled = not self.tasks[user][number]["completed"]
             self.has_changed(answer, user, number, body or {"completed": toggled})
+
+    @rule(target=made, user=users, body=new_tasks, due=dues, repeats=st.sampled_from(RULES))
+    def complete_what_repeats(self, user: int, body: dict[str, Any], due: str, repeats: str) -> Any:
+        repeating = {"due_date": due, "recurrence": repeats, "deleted": False, "completed": False}
+        number: Any = self.create(user, body | repeating, None)
+        for completed in (None, False, True):  # there is one next task, however often
+            self.complete(user, number, completed, "none")
+        return number
 
     @rule(user=users, number=made, condition=conditions)
     def delete(self, user: int, number: int, condition: str) -> None:
@@ -235,6 +261,9 @@ class TwoUsers(RuleBasedStateMachine):
         chosen = data.draw(bulk_filters(list(self.tasks[user].values())))
         matching = model.select(self.tasks[user].values(), chosen)
         answer = self.api.patch(self.paths[user], params=chosen, json=change)
+        if not all(fits(task, change) for task in matching):
+            assert answer.status_code == 422
+            return
         assert answer.json() == {"updated": len(matching)}
         for task in matching:
             read = self.api.get(f"{self.paths[user]}/{task['id']}")
@@ -310,10 +339,19 @@ class TwoUsers(RuleBasedStateMachine):
         path = f"{self.paths[user]}/{number}{suffix}"
         return self.api.request(method, path, json=body, headers=headers)
 
-    def goes_through(self, answer: httpx2.Response, user: int, number: int, condition: str) -> bool:
-        """Check that the answer is the 200, 404 or 412 that it must be; return whether 200."""
+    def goes_through(
+        self,
+        answer: httpx2.Response,
+        user: int,
+        number: int,
+        condition: str,
+        change: dict[str, Any] = DEFAULTS,
+    ) -> bool:
+        """Check that the answer is the 200, 404, 412 or 422 that it must be; return whether 200."""
         found = number in self.tasks[user]
         expected = (200 if CONDITIONS[condition] else 412) if found else 404
+        if expected == 200 and not fits(self.tasks[user][number], change):
+            expected = 422
         assert answer.status_code == expected, answer.text
         return expected == 200
 
@@ -332,8 +370,41 @@ class TwoUsers(RuleBasedStateMachine):
             expected["completed_at"] = new["updated_at"]
         assert new == expected
         assert new["updated_at"] >= old["updated_at"]
+        if new["completed"] and not old["completed"]:
+            self.has_repeated(user, new)
         self.tasks[user][number] = new
         self.is_new(answer, number)
+
+    def has_repeated(self, user: int, task: model.Task) -> None:
+        """Look for the next of a task that has just been completed, and keep it."""
+        if task["recurrence"] is None or task["id"] in self.repeated:
+            return
+        today = datetime.fromisoformat(task["completed_at"]).date()
+        dates = task["due_date"], task["remind_at"], task["repeat_from"]
+        found = following(task["recurrence"], *dates, today)
+        if found is None:
+            return
+        self.repeated.add(task["id"])
+        listed = self.api.get(self.paths[user], params={"created_at": task["completed_at"]}).json()
+        [new] = [
+            each
+            for each in listed
+            if each["id"] not in self.etags
+            and each["title"] == task["title"]
+            and dict(zip(OWN, found, strict=True)).items() <= each.items()
+        ][:1]
+        server_set = ("id", "uid", "etag", "url", "created_at", "updated_at")
+        assert new == task | {
+            **{name: new[name] for name in server_set},
+            **dict(zip(OWN, found, strict=True)),
+            "completed": False,
+            "completed_at": None,
+            "deleted": False,
+        }
+        assert new["created_at"] == new["updated_at"] == task["updated_at"]
+        self.tasks[user][new["id"]] = new
+        self.etags[new["id"]] = [new["etag"]]
+        self.newest = max(self.newest, new["id"])
 
     def has_been_trashed(self, new: model.Task, user: int, old: model.Task) -> None:
         touched = {name: new[name] for name in ("updated_at", "etag")}

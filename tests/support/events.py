@@ -54,6 +54,10 @@ class Listener:
         wait_until(lambda: self.ended or self.position >= position, come, 60)
         assert self.position >= position, f"ended at {self.position} with {self.statuses}"
 
+    def wait_until_ended(self) -> None:
+        """Return when no stream is to be had any more."""
+        wait_until(lambda: self.ended, "the stream has ended for good", 60)
+
     def titles(self) -> list[str]:
         return [task["title"] for task in self.tasks.values() if not task["deleted"]]
 

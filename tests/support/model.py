@@ -14,6 +14,7 @@ Parameters = Sequence[tuple[str, Any]]
 
 PRIORITIES = ("none", "low", "medium", "high", "urgent")
 TEXTS = ("title", "description")
+DUES = ("due_date", "remind_at")
 TIMESTAMPS = ("completed_at", "created_at", "updated_at")
 FIELDS = (
     "id",
@@ -22,6 +23,9 @@ FIELDS = (
     "completed",
     "priority",
     "due_date",
+    "remind_at",
+    "recurrence",
+    "repeat_from",
     "tags",
     "order",
     *TIMESTAMPS,
@@ -165,7 +169,7 @@ def _compare(task: Task, field: str, operator: str, text: str) -> bool:
         if field == "priority":  # which is read in any case
             return text.lower() in shown
         return text.casefold() in shown.casefold() if field in TEXTS else text in str(shown)
-    if field in ("due_date", *TIMESTAMPS) and text == "":
+    if field in (*DUES, "recurrence", *TIMESTAMPS) and text == "":
         wanted: Any = None
     elif field == "completed":
         wanted = text == "true"
@@ -175,9 +179,9 @@ def _compare(task: Task, field: str, operator: str, text: str) -> bool:
         return bool(shown == wanted) == (operator == "eq")
     if shown is None:
         return False
-    if field == "due_date" and operator == "lte" and is_day(wanted):
+    if field in DUES and operator == "lte" and is_day(wanted):
         shown = shown[:10]
-    if field == "due_date":
+    if field in DUES:
         shown, wanted = moment(shown), moment(wanted)
     one, other = _rank(field, shown), _rank(field, wanted)
     return bool(one >= other if operator == "gte" else one <= other)

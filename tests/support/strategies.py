@@ -1,7 +1,7 @@
 """What Hypothesis draws for the tests of the API against its model: tasks, changes, queries."""
 
 import os
-from typing import Final
+from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -33,12 +33,16 @@ instants = st.builds("{}T{}Z".format, st.sampled_from(DAYS), st.sampled_from(TIM
 wall_clock_times = st.builds(
     "{}T{}".format, st.sampled_from(DAYS), st.sampled_from([time[:8] for time in TIMES])
 )
+RULES = ("FREQ=DAILY;INTERVAL=999", "FREQ=YEARLY", "FREQ=MONTHLY;BYMONTHDAY=-1;COUNT=2")
 dues = st.sampled_from(DAYS) | instants | wall_clock_times
 _optional = {
     "description": st.none() | texts,
     "completed": st.booleans(),
     "priority": st.sampled_from(model.PRIORITIES),
     "due_date": st.none() | dues,
+    "remind_at": st.none() | instants | wall_clock_times,
+    "recurrence": st.none() | st.sampled_from(RULES),
+    "repeat_from": st.sampled_from(["due", "completed"]),
     "tags": st.lists(st.sampled_from(TAGS), max_size=4, unique=True),
     "order": st.none() | st.sampled_from(ORDERS),
     # What a client sends back with the rest of a record.
@@ -46,7 +50,15 @@ _optional = {
     "url": st.just("ignored"),
     "updated_at": st.none(),
 }
-new_tasks = st.fixed_dictionaries({"title": titles}, optional=_optional)
+
+
+def _repeats_only_with_a_due_date(body: dict[str, Any]) -> bool:
+    return body.get("recurrence") is None or body.get("due_date") is not None
+
+
+new_tasks = st.fixed_dictionaries({"title": titles}, optional=_optional).filter(
+    _repeats_only_with_a_due_date
+)
 changes = st.fixed_dictionaries({}, optional={"title": titles, **_optional})
 
 Query = list[tuple[str, str | int | float | bool | None]]  # as httpx2 takes it
@@ -100,6 +112,9 @@ def _values(field: str, suffix: str, tasks: list[model.Task]) -> st.SearchStrate
         "completed": st.sampled_from(BOOLEANS),
         "priority": st.sampled_from(model.PRIORITIES),
         "due_date": dues | st.sampled_from(null) if null else dues,
+        "remind_at": dues if "te" in suffix else st.sampled_from(["2020-02-29T12:00:00", *null]),
+        "recurrence": st.sampled_from([*RULES, *null]),
+        "repeat_from": st.sampled_from(["due", "completed"]),
         "tags": st.sampled_from(TAGS),
         "order": st.sampled_from([str(order) for order in ORDERS]),
     }[field]
@@ -136,7 +151,11 @@ def bulk_filters(tasks: list[model.Task]) -> st.SearchStrategy[Query]:
     """Draw what `filters` draws, without the empty values that a bulk call refuses."""
 
     def means_something(name: str, value: object) -> bool:
-        return value != "" or name.removesuffix("_ne") in ("due_date", "completed_at")
+        return value != "" or name.removesuffix("_ne") in (
+            *model.DUES,
+            "recurrence",
+            "completed_at",
+        )
 
     return filters(tasks).map(lambda query: [each for each in query if means_something(*each)])
 
