@@ -17,11 +17,12 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import getrandbits
 from time import perf_counter
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ConfigDict
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,7 +38,6 @@ from openapi import OPEN, refusals
 from routes.live import Live, has_token
 from routes.mcp import build_mcp_routes
 from routes.tasks import build_router
-from schemas import Health
 from settings import Settings, env_files, load_settings, refuse_to_start
 from trash import keep_emptying
 
@@ -47,6 +47,14 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Health(BaseModel):
+    """All is well."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: Literal["ok"]
 
 
 class Envelope:

@@ -383,8 +383,7 @@ class TaskQuery(TaskFilter):
     )
     before: Annotated[TaskId, PLAIN_DECIMAL] = Field(
         _NOT_GIVEN,
-        description="Goes on after the task with this `id`, as `Link` does in the order without "
-        "`sort`: as fast at the end of a long list as at its beginning.",
+        description="Only what comes after the task with this `id`, in the order without `sort`.",
     )
 
     @field_validator("end")
@@ -499,11 +498,3 @@ class Deleted(BaseModel):
     model_config = _example(deleted=3)
 
     deleted: int
-
-
-class Health(BaseModel):
-    """All is well."""
-
-    model_config = _example(status="ok")
-
-    status: Literal["ok"]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, WithJsonSchema
 from pydantic_core import to_json
 
+import changes
 import queries
 from auth import Owner
 from database import HEAD, Database
@@ -32,7 +33,7 @@ _DELETED: Final = [column.name for column in ROW].index("deleted")
 
 async def changes_since(database: Database, whose: Owner, known: Since) -> dict[str, Any]:
     """Return one page of a user's changes (`schemas.Changes`), or raise 410."""
-    rows, _ = await database.run(queries.read_changes(whose.user_id, known))
+    rows, _ = await database.run(changes.read_changes(whose.user_id, known))
     position, forgotten, latest, end = rows[0][_WIDTH:] if rows else (1, 0, None, None)
     if known.since > position or 0 < known.since < forgotten:
         raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")

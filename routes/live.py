@@ -15,7 +15,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
 
-import queries
+import changes
 from auth import Owner
 from database import Database
 from engines import DEADLINE
@@ -104,7 +104,7 @@ class Live:
                 for stream in [each for streams in self._streams.values() for each in streams]:
                     stream.look_at_the_clock(now)
                 with suppress(Unavailable):
-                    known = queries.read_positions(list(self._streams))
+                    known = changes.read_positions(list(self._streams))
                     positions = dict((await self._database.run(known)).rows)
                     self._reads.clear()
                     for user_id, streams in self._streams.items():

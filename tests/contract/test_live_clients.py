@@ -19,9 +19,9 @@ REQUIRE = "import{createRequire}from'node:module';const require=createRequire(im
 @pytest.mark.parametrize("name", SYNCS)
 def test_a_client_syncs_unmodified(name: str, service: Service, user: str, tmp_path: Path) -> None:
     shown = block(SYNCS[name]).replace(f"{ADDRESS}/api", f"{service.url}/api/{user}")
-    (tmp_path / "app.mjs").write_text(shown + (JS / f"{name}.mjs").read_text())
+    (tmp_path / "app.js").write_text(shown + (JS / f"{name}.mjs").read_text())
     options = ["--platform=node", "--format=esm", f"--banner:js={REQUIRE}"]
-    bundle(tmp_path, "app.mjs", "bundle.mjs", *options)
+    bundle(tmp_path, "app.js", "bundle.mjs", *options)
     command = [node(), "bundle.mjs"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -156,6 +156,29 @@ def test_a_stream_ends_with_the_account(new_database: Database) -> None:
             assert listener.statuses[-1] == 401
 
 
+def test_who_cannot_be_known_yet_comes_back(own_postgres: Postgres) -> None:
+    """Whether a token counts is in the database: while that is away, nobody can say 401."""
+    settings = {"AUTH_SECRET": SECRET.private.decode(), "AUTH_ACCOUNTS": "true"}
+    with (
+        Proxy(own_postgres.port) as proxy,
+        Service(DATABASE_URL=proxy.through(own_postgres.create_database()), **settings) as service,
+        client_of(service) as client,
+    ):
+        body = {"email": "ann@example.com", "password": "long enough"}
+        token = client.post("/api/auth/signup", json=body).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        create(client, "/api/tasks")
+        service.restart()  # so that it does not know who has an account
+        proxy.refuse()
+        proxy.cut()
+        with Listener(f"{service.url}/api/tasks/changes?access_token={token}") as listener:
+            wait_until(lambda: len(listener.statuses) > 2, "it comes back")
+            assert not listener.pages
+            proxy.accept()
+            listener.wait_for(2)
+            assert set(listener.statuses) == {200}
+
+
 def test_who_has_gone_or_does_not_read_is_let_go(new_database: Database, tasks: str) -> None:
     with Service(DATABASE_URL=new_database.url) as service, client_of(service) as client:
         for _ in range(20):

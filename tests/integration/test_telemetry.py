@@ -90,6 +90,17 @@ def test_spans_come_in_while_the_service_runs(collector: Collector, database: st
         wait_until(lambda: collector.named("GET /health"), "the span of the readiness check")
 
 
+def test_a_token_in_a_query_string_is_in_no_span(collector: Collector, database: str) -> None:
+    with Service(DATABASE_URL=database, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as service:
+        for query in ("access_token=seekrit", "since=0&access%5Ftoken=seekrit", "since=0"):
+            answer = httpx2.get(f"{service.url}/api/tasks/changes?{query}")
+            assert answer.status_code == 200
+        service.stop()
+    (span,) = collector.named("GET /api/tasks/changes")
+    assert span["url.query"] == "since=0"
+    assert not any(b"seekrit" in each.SerializeToString() for each in collector.spans)
+
+
 def test_without_the_variable_nothing_of_the_sdk_is_loaded(database: str) -> None:
     # Python then writes a line for every module that it loads.
     with Service(DATABASE_URL=database, PYTHONPROFILEIMPORTTIME="1") as service:
