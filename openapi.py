@@ -84,7 +84,7 @@ HEADERS: Final[dict[str, tuple[str, str | int]]] = {
     "ETag": ("The version of what is answered.", '"4503599627370496"'),
     "Link": (
         "The pages beside this one, `next` and `prev`, where there are any (RFC 8288).",
-        '<http://localhost:8000/api/tasks?limit=50&offset=50>; rel="next"',
+        '<http://localhost:8000/api/tasks?limit=50&before=7>; rel="next"',
     ),
     "X-Total-Count": ("How many match, on all pages.", 120),
     "Location": ("The new task.", "http://localhost:8000/api/tasks/7"),

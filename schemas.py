@@ -383,7 +383,7 @@ class TaskQuery(TaskFilter):
     )
     before: Annotated[TaskId, PLAIN_DECIMAL] = Field(
         _NOT_GIVEN,
-        description="Only what comes after the task with this `id`, in the order without `sort`.",
+        description="What comes after the task with this `id`, without `sort`.",
     )
 
     @field_validator("end")

@@ -8,8 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import postgres, servers
-from bench.cases import CASES, Bench
+from bench import cases, postgres, servers
+from bench.cases import Bench
+from bench.heavy import heavy
+
+CASES = {**cases.CASES, "heavy": heavy}
+LARGE = ("growth", "heavy")  # these take minutes and gigabytes
 
 
 def arguments() -> argparse.Namespace:
@@ -27,7 +31,7 @@ def arguments() -> argparse.Namespace:
         "--only",
         action="append",
         choices=CASES,
-        help="a case; repeat for more (default: all but growth, which takes minutes and 10 GB)",
+        help="a case; repeat for more (default: all but growth and heavy, which take minutes)",
     )
     options = parser.parse_args()
     if unknown := set(options.targets) - servers.COMMANDS.keys():
@@ -50,7 +54,7 @@ def main() -> None:
         servers.install_fastify()
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, postgres.start() as database:
         bench = Bench(database, Path(scratch), options.targets, options.rounds, options.seconds)
-        for name in options.only or [name for name in CASES if name != "growth"]:
+        for name in options.only or [name for name in CASES if name not in LARGE]:
             CASES[name](bench)
 
 

@@ -45,7 +45,9 @@ class Live:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._streams: dict[str, set[Stream]] = {}  # by user
-        self._reads: dict[Any, asyncio.Task[_Page]] = {}  # begun after the last change known of
+        self._reads: dict[
+            Any, asyncio.Task[_Page | None]
+        ] = {}  # begun after the last change known of
         self._turns = asyncio.Semaphore(_READS)
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -71,18 +73,22 @@ class Live:
         if not streams:
             del self._streams[stream.whose.user_id]
 
-    async def page(self, stream: "Stream") -> _Page:
-        """Return the next page for a stream; those who want the same one share the read."""
+    async def page(self, stream: "Stream") -> _Page | None:
+        """Return the next page for a stream, None while there is no database.
+
+        Those who want the same one share the read.
+        """
         key = stream.whose, stream.since, stream.limit
         if key not in self._reads:
             self._reads[key] = asyncio.create_task(self._read(stream.read, key))
-        async with asyncio.timeout(DEADLINE):
-            return await asyncio.shield(self._reads[key])
+        return await asyncio.shield(self._reads[key])
 
-    async def _read(self, read: _Read, key: tuple[Owner, int, int]) -> _Page:
+    async def _read(self, read: _Read, key: tuple[Owner, int, int]) -> _Page | None:
         try:
-            async with self._turns:
+            async with asyncio.timeout(DEADLINE), self._turns:
                 page = await read(Since(since=key[1], limit=key[2]))
+        except (Unavailable, TimeoutError):
+            return None
         finally:
             self._reads.pop(key, None)
         data, position = to_json(page).decode(), page["position"]
@@ -215,10 +221,10 @@ class Stream(Response):
     async def _event(self) -> bytes:
         """Return the next page; nothing where there is none, or no database."""
         self._behind = False
-        try:
-            position, more, event = await self._live.page(self)
-        except (Unavailable, TimeoutError):
+        page = await self._live.page(self)
+        if page is None:
             return b""  # it is woken when the database is back
+        position, more, event = page
         if more:
             self.wake()
         known, self.since = self.since, position

@@ -135,9 +135,7 @@ def build_router(
         },
     )
     async def create_task(whose: Whose, new: NewTasks, idempotency_key: Key = None) -> Response:
-        """Only the title is required. An array of 1 to 1000 bodies makes all these tasks, or none,
-        and is answered by their array.
-        """
+        """Only the title is required. An array of 1 to 1000 bodies makes all of them, or none."""
         if isinstance(new, list):
             return await _create_all(whose, new, idempotency_key)
         try:
@@ -229,8 +227,7 @@ def build_router(
     ) -> Response:
         """Changes the fields that are sent; PUT and PATCH do the same.
 
-        Read-only fields may be sent along and are ignored. `deleted: false` brings a task back out
-        of the trash.
+        `deleted: false` brings a task back out of the trash.
         """
         return await _change(whose, ref, change, versions)
 
@@ -241,7 +238,7 @@ def build_router(
         versions: Allowed,
         body: Annotated[Completion | None, Body()] = None,
     ) -> Response:
-        """Toggles; with a body, sets what that says, which is safe to repeat.
+        """Toggles; with a body, sets what that says.
 
         Completing a task that repeats makes the next one, once, and `Link` names that.
         """

@@ -257,7 +257,7 @@ def test_a_list_takes_the_parameters_that_it_declares_and_no_other(
 def test_a_list_documents_the_parameters_of_its_own_spelling_and_names_the_others() -> None:
     operation = DOCUMENT["paths"]["/api/{user_id}/tasks"]["get"]
     documented = set(parameters(operation, "query"))
-    names = "status q priority tag overdue due_before due_after deleted sort limit offset id"
+    names = "status q priority tag overdue due_before due_after deleted sort limit offset before id"
     assert documented == set(names.split())
     named = set(re.findall("`([a-zA-Z_]+)`", DOCUMENT["info"]["description"]))
     others = {"search", "_sort", "_order", "_start", "_end", "_limit", "_page"}

@@ -69,6 +69,11 @@ def test_a_stream_outlives_its_database(
         postgres.kill() if how == "killed" else proxy.freeze()
         wait_until(lambda: client.get(tasks).status_code == 503, "it is away")
         # Answered 200 with comments: a page's `EventSource` would give up for good else.
+        # More of them than may wait for the database at once.
+        users = [
+            stack.enter_context(Listener(changes_of(service, f"/api/u{n}/tasks")))
+            for n in range(10)
+        ]
         late = stack.enter_context(Listener(changes_of(service, tasks)))
         assert (late.statuses, late.pages) == ([200], [])
         postgres.start() if how == "killed" else proxy.thaw()
@@ -79,7 +84,10 @@ def test_a_stream_outlives_its_database(
             listener.wait_for(3)
             assert listener.titles() == ["before", "after"]
             assert listener.statuses == [200]
+        for listener in users:
+            listener.wait_for(1)
         assert "Traceback" not in service.log
+        assert "never retrieved" not in service.log
 
 
 @pytest.mark.parametrize("how", ["a worker is killed", "the service is restarted"])

@@ -168,7 +168,7 @@ def test_the_time_zone_of_the_database_shows_nowhere(own_postgres: Postgres, tas
         made = create(client, tasks, completed=True, due_date="2026-11-21T10:00:00+05:45")
         assert client.get(f"{tasks}/{made['id']}").json() == made
         assert client.get(tasks, params={"created_at": made["created_at"]}).json() == [made]
-    stamps = [value for name, value in made.items() if name.endswith("d_at")]
+    stamps = [value for name, value in made.items() if name.endswith("ed_at")]
     age = [datetime.now(UTC) - datetime.fromisoformat(stamp) for stamp in stamps]
     assert [stamp[-1] for stamp in stamps] == ["Z"] * 3
     assert all(timedelta(0) <= each < timedelta(minutes=5) for each in age)
