@@ -62,15 +62,16 @@ NOW: dict[str, Callable[[str, int], queries.Query]] = {
         owner, TaskQuery(before=before)
     ),
 }
-BARE = f"SELECT count(*), max(updated_at) {OWNED}"  # reads every row of the user once
+# Reads every row of the user once.
+BARE = f"SELECT count(*), max(updated_at) {OWNED} AND deleted_at IS NULL"
 # Row n of SQLite's table, where it is spelt another way than in PostgreSQL's.
 SQLITE_ROW = ROW | {
     "user_id": "'user-' || (1 + (n - 1) % 10000)",
     "completed": "n % 3 = 0",
     "completed_at": "CASE WHEN n % 3 = 0 THEN '2026-01-01 00:00:00.000001' END",
     "priority": "n % 5",
-    "due_date": "CASE WHEN n % 2 = 0 THEN date('2026-01-01', n % 365 || ' days') END",
-    "tags": """'["home", "tag ' || n % 50 || '"]'""",
+    "due_date": "CASE WHEN n % 2 = 0 THEN date('2026-01-01', (n % 365) || ' days') END",
+    "tags": """'["home", "tag ' || (n % 50) || '"]'""",
     "order": "n * 1.0",
     "created_at": "strftime('%Y-%m-%d %H:%M:%f000', '2026-01-01', n || ' seconds')",
     "updated_at": "strftime('%Y-%m-%d %H:%M:%f000', '2026-01-01', n || ' seconds')",
