@@ -16,9 +16,7 @@ from errors import ApiError
 
 MAX_HEADERS: Final = 64 * 1024  # bytes, of names and values
 _UNREAD: Final = {"Connection": "close"}  # what follows on the connection is not read
-_AHEAD: Final = (
-    200  # requests of a connection that may wait for their turn; uvicorn takes any number
-)
+_AHEAD: Final = 200  # requests of a connection that may wait; uvicorn takes any number
 _NO_DATA: Final = ("/health", "/ready")
 LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
 PATIENCE: Final = 10.0  # seconds that so many bytes may take, and that a reader may read nothing

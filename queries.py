@@ -248,6 +248,7 @@ def _trash(one: Target) -> ClauseElement:
 
 
 def changed_one(one: Target, values: dict[str, Any]) -> Update:
+    """Return the statement that sets `values` of one task, at the user's new position."""
     found = and_(one.found(), task.user_id == MOVED.c.user_id)
     return update(TASK).where(found).values(values)
 
@@ -284,6 +285,7 @@ def _buried(deleted: Any) -> Any:
 
 
 def named(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[str, Any]]:
+    """Return the key of a `Target`, and the parameters that say which one it is."""
     key = "task_id" if isinstance(ref, int) else "task_uid"
     guard = {} if versions is None else {"versions": list(versions)}
     return key, {"owner": owner, key: ref, **guard}
@@ -306,6 +308,7 @@ def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 def new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
+    """Return the parameters of what a body says, and what follows from it."""
     moment = now()
     return {
         "now": moment,
@@ -323,7 +326,7 @@ def new_values(body: TaskCreate | TaskUpdate) -> dict[str, Any]:
 
 def read_position(owner: str) -> Query:
     """The user's position; nothing before the first change."""
-    return Query(_read_position, {"owner": owner}, repeatable=True)
+    return Query(_at_position, {"owner": owner}, repeatable=True)
 
 
 def make_position(owner: str) -> Query:
@@ -398,7 +401,6 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 
 _at_position = select(feed.position).where(feed.user_id == OWNER)
-_read_position = _at_position.limit(1)
 _make_position = (
     insert(FEED)
     .from_select(

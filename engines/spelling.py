@@ -34,7 +34,7 @@ def _spelt(
 
 # Whether the first text holds the second; nothing in it is a wildcard.
 contains: Final = _spelt(Boolean(), postgresql="strpos({0}, {1}) > 0", sqlite="instr({0}, {1}) > 0")
-# Whether a number is in a list; the list is one parameter, however long it is.
+# Whether a value is in a list; the list is one parameter, however long it is.
 one_of: Final = _spelt(
     Boolean(),
     postgresql="{0} = ANY ({1})",

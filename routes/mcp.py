@@ -41,7 +41,7 @@ TOOLS: Final[dict[str, tuple[str, type[BaseModel], str]]] = {
     "get_task": ("task_id", Body, "Read one task. Returns it."),
     "update_task": ("task_id", TaskUpdate, "Change the given fields of one task. Returns it."),
     "complete_task": ("task_id", Completion, "Complete one task, or with `false` undo that."),
-    "delete_task": ("task_id", Body, "Delete one task. Returns it as it last was."),
+    "delete_task": ("task_id", Body, "Move one task to the trash, for 30 days. Returns it."),
 }
 
 
