@@ -111,9 +111,16 @@ def test_a_tasks_whole_life_shows_in_rest(client: httpx2.Client, user: str, task
     assert use(client, "complete_task", completed=False, **same)["completed"] is False
     shown = client.get(tasks).json()
     assert use(client, "list_tasks", **mine) == {"tasks": shown}
-    assert use(client, "delete_task", task_id=str(task["id"]), **mine)["id"] == task["id"]
+    page = client.get(f"{tasks}/changes").json()
+    assert page["changes"] == shown
+    deleted = use(client, "delete_task", task_id=task["uid"], **mine)
+    assert (deleted["id"], deleted["deleted"]) == (task["id"], True)
     assert client.get(task["url"]).status_code == 404
     assert use(client, "list_tasks", **mine) == {"tasks": []}
+    since = {"since": page["position"]}
+    assert client.get(f"{tasks}/changes", params=since).json()["changes"] == [deleted]
+    restored = use(client, "update_task", deleted=False, **same)
+    assert client.get(tasks).json() == [restored]
 
 
 def test_without_a_user_the_tasks_are_the_default_users(client: httpx2.Client) -> None:
