@@ -10,6 +10,8 @@ from itertools import chain
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from errors import ApiError
@@ -104,6 +106,21 @@ async def _not_lost(receive: Receive) -> Receive:
         return came.pop() if came else await receive()
 
     return again
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS: it answers preflights; what it adds to other answers is ready-made."""
+
+    @lru_cache(maxsize=128)  # noqa: B019  # one object a process
+    def allow(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
+        """Return what lets pages of this origin read an answer (WHATWG Fetch, section 3.2.3)."""
+        headers = MutableHeaders(None if origin is None else self.simple_headers)
+        page = str(origin or b"", "latin-1")
+        if page and not self.allow_all_origins and self.is_allowed_origin(page):
+            self.allow_explicit_origin(headers, page)
+        else:
+            headers["Vary"] = "Origin"
+        return headers.raw
 
 
 class Readers:

@@ -19,7 +19,6 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
 
 _NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
 _UNSEEN = ("<task>", "<tasks>")  # how the two kinds of body are told apart, see `schemas.NewTasks`
@@ -178,11 +177,6 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
         return problem(request, ApiError(405, detail, headers=allow))
     detail = _NOWHERE if exc.status_code == 404 else exc.detail
     return problem(request, ApiError(exc.status_code, detail))
-
-
-async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the scope's `error`, an `ApiError` (ASGI)."""
-    await problem(Request(scope), scope["error"])(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

@@ -12,9 +12,8 @@ import os
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from random import getrandbits
 from time import perf_counter
 from typing import Final, Literal
@@ -24,19 +23,19 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import LARGE, Door, Readers, transport_of
+from door import LARGE, Cors, Door, Readers, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
 from routes.live import Live, has_token
 from routes.mcp import build_mcp_routes
+from routes.route import ShortWay
 from routes.tasks import build_router
 from settings import Settings, env_files, load_settings, refuse_to_start
 from trash import keep_emptying
@@ -59,18 +58,19 @@ class Health(BaseModel):
 
 class Envelope:
     """What every request gets: an id, a log line, HEAD where GET is, a path without last slash,
-    and a problem for an error that nothing else has caught.
+    CORS, and a problem for an error that nothing else has caught.
 
     Starlette would answer such an error outside all middleware, where the answer gets no CORS
     headers and a browser reports a CORS failure instead.
     """
 
     def __init__(
-        self, app: ASGIApp, cors: Callable[[ASGIApp], ASGIApp], door: Door, lines: Log | None
+        self, app: ASGIApp, cors: Cors, door: Door, short: ShortWay | None, lines: Log | None
     ) -> None:
-        self.app = cors(app)
-        self.refuse = cors(errors.refuse)
+        self.app = cors.app = app
+        self.cors = cors
         self.door = door
+        self.short = short
         self.readers = Readers()
         self.lines = lines
 
@@ -84,7 +84,7 @@ class Envelope:
         transport = transport_of(receive)
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
-        header = (b"x-request-id", request_id.encode())
+        added = [(b"x-request-id", request_id.encode())]
         method, path, root = scope["method"], scope["path"], scope.get("root_path", "")
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
@@ -94,12 +94,14 @@ class Envelope:
             root = inner["root_path"] = root[:-1]
         if path[-1:] == "/" and path != root + "/" and not _for_one_task(method, path):
             inner["path"] = path[:-1]
+        if method != "OPTIONS":
+            added += self.cors.allow(headers.get(b"origin"))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append(header)
+                message["headers"] += added
             if transport:
                 self.readers.note(transport)
             if len(message.get("body", b"")) <= LARGE:
@@ -109,9 +111,12 @@ class Envelope:
 
         try:
             receive = await self.door.admit(scope, headers, receive, transport)
-            await self.app(inner, receive, send_with_id)
-            if rest := inner.pop("rest", None):  # of a stream: without all layers it is smaller
-                await rest(send_with_id, transport)
+            if method == "OPTIONS":
+                await self.cors(inner, receive, send_with_id)
+            elif self.short and (route := self.short.find(inner)):
+                await route.handle(inner, receive, send_with_id)
+            else:
+                await self.app(inner, receive, send_with_id)
         except Exception as error:
             if status and transport and transport.is_closing():
                 status = 499  # of pipelined requests uvicorn sees only the last one's client go
@@ -121,9 +126,9 @@ class Envelope:
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
                 error = ApiError(500, "Something went wrong on the server; it has been logged.")
-            # Of the headers CORS needs this one, and nothing shall read more of them.
-            kept = [(name, value) for name, value in scope["headers"] if name == b"origin"]
-            await self.refuse({**inner, "headers": kept, "error": error}, receive, send_with_id)
+            if method == "OPTIONS":
+                added += self.cors.allow(headers.get(b"origin"))
+            await errors.problem(Request(inner), error)(inner, receive, send_with_id)
         finally:
             if self.lines:
                 spent = perf_counter() - started
@@ -173,8 +178,8 @@ def create_app(settings: Settings) -> FastAPI:
         await owners.close()
         await database.close()
 
-    cors = partial(
-        CORSMiddleware,
+    cors = Cors(
+        Response(),  # until the envelope has the app
         allow_origins=settings.origins,
         allow_origin_regex=None if settings.origins else _THIS_MACHINE,
         allow_methods=_METHODS,
@@ -187,11 +192,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     open_to_all = settings.auth_on or "*" in settings.origins
     door = Door(None if open_to_all else settings.origins)
-    allows = cors(errors.refuse).is_allowed_origin
     path = "/api/{user_id:user}/tasks"
     named = build_router(database, owners.named, path, owners.refusals, live)
     own = build_router(database, owners.current, "/api/tasks", owners.refusals[:1], live)
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    # What is measured and traced goes the long way, where FastAPI looks on.
+    short = None if telemetry else ShortWay([*named.routes, *own.routes])
     app = FastAPIOffline(
         **openapi.ABOUT,
         lifespan=lifespan,
@@ -200,11 +206,11 @@ def create_app(settings: Settings) -> FastAPI:
             "exclude": has_token,
         },
         redirect_slashes=False,
-        middleware=[Middleware(Envelope, cors=cors, door=door, lines=lines)],
+        middleware=[Middleware(Envelope, cors=cors, door=door, short=short, lines=lines)],
         routes=[  # not include_router, which matches every request twice
             *named.routes,
             *own.routes,
-            *build_mcp_routes(owners, settings.auth_issuer, allows, own, named),
+            *build_mcp_routes(owners, settings.auth_issuer, cors.is_allowed_origin, own, named),
         ],
     )
     errors.install(app)

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 import changes
 from auth import Owner
 from database import Database
+from door import transport_of
 from engines import DEADLINE
 from errors import ApiError, Unavailable
 from routes.route import TaskRoute
@@ -180,27 +181,25 @@ class Stream(Response):
             self._roused.set_result(None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Begin to answer (ASGI); the rest is `scope["rest"]`, see `main.Envelope`."""
+        """Answer (ASGI)."""
         if scope.get("head"):
             return await super().__call__(scope, receive, send)
-        self._known = self._live.writes
-        first = _BEGIN + await self._next()
+        known, first = self._live.writes, _BEGIN + await self._next()
         headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send(_body(first))
         self._until = scope.get("token_end", math.inf) - _LATE
-        scope["rest"] = self._go_on
+        self._transport = transport_of(receive)
+        if self._transport:  # else nobody could tell when the client has gone: it comes back
+            await self._go_on(send, known)
+        await send({"type": "http.response.body"})
 
-    async def _go_on(self, send: Send, transport: Any) -> None:
-        if transport is None:  # nobody could tell when the client has gone: it comes back for more
-            return await send({"type": "http.response.body"})
-        self._transport = transport
-        self._live.add(self, self._known)
+    async def _go_on(self, send: Send, known: int) -> None:
+        self._live.add(self, known)
         try:
             with suppress(ApiError):
                 while not self._over:
                     await send(_body(await self._next()))
-            await send({"type": "http.response.body"})
         finally:
             self._live.remove(self)
 

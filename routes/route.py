@@ -8,7 +8,8 @@ document and the hook stay FastAPI's own ("Custom Request and APIRoute class").
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cache
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -18,6 +19,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from engines import DEADLINE
@@ -94,6 +96,26 @@ class TaskRoute(APIRoute):
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise ApiError(415, "The Content-Type must be application/json.")
         return raw
+
+
+class ShortWay:
+    """Finds the route of a request by one look at each path: FastAPI asks route after route."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._paths: dict[re.Pattern[str], dict[str, TaskRoute]] = {}
+        for route in routes:
+            if isinstance(route, TaskRoute):
+                methods = self._paths.setdefault(route.path_regex, {})
+                methods.update(dict.fromkeys(route.methods or (), route))
+
+    def find(self, scope: Scope) -> TaskRoute | None:
+        """Return the route that answers, which finds its path parameters in the scope; or None."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for pattern, methods in self._paths.items():
+            if match := pattern.match(path):
+                scope["path_params"] = match.groupdict()
+                return methods.get(scope["method"])
+        return None
 
 
 class _Caller:
