@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterable
-from functools import cache
+from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -27,6 +27,7 @@ from errors import ApiError, InvalidInput, Unavailable, from_pydantic
 from fields import NO_USER, WORDS
 
 MAX_BODY = 256 * 1024  # bytes
+_USUAL = 256  # bytes of a query string that is remembered
 _FEW = 200  # tasks that are asked for at most
 _LONG = 128 * 1024  # bytes of an answer
 _CALLERS = 4096  # of whom each address remembers whether their answers are long
@@ -67,6 +68,7 @@ class TaskRoute(APIRoute):
         # FastAPI keeps apart what tells the kinds of a body from one another.
         kind: Any = body and Annotated[body.annotation, body]
         reader: TypeAdapter[Any] = TypeAdapter(kind)
+        wanted = _Wanted()
         turns = _Turns() if self.methods == {"GET"} and "{id" not in self.path else None
 
         async def answer(request: Request) -> Response:
@@ -85,7 +87,7 @@ class TaskRoute(APIRoute):
                 getattr(each, "limit", _FEW + 1) > _FEW for each in arguments.values()
             ):
                 call = turns.take(request, call)
-            return await _while_wanted(call, request)
+            return await wanted.run(call, request)
 
         self.answer = answer
         return answer
@@ -173,32 +175,49 @@ class _Turns:
             call.close()
 
 
-async def _while_wanted(call: Coroutine[Any, Any, Response], request: Request) -> Response:
-    """Return the answer, or give it up once the client has gone: what waits is not begun then."""
-    task = asyncio.current_task()
-    gone = False
-    watching: list[asyncio.Task[None]] = []
+class _Wanted:
+    """Gives up an answer once its client has gone: what waits is not begun then.
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
+    uvicorn tells that to whoever asks: a task for each answer that takes longer than `_SOON`.
+    """
+
+    def __init__(self) -> None:
+        self._recent: dict[asyncio.Task[Any], tuple[Request, float]] = {}  # the oldest first
+        self._watched: dict[asyncio.Task[Any], asyncio.Task[None]] = {}
+        self._ticking = False
+
+    async def run(self, call: Coroutine[Any, Any, Response], request: Request) -> Response:
+        """Return the answer that `call` makes."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task
-        task.cancel()
+        self._recent[task] = request, loop.time()
+        if not self._ticking:
+            self._ticking = bool(loop.call_later(_SOON, self._tick))
+        try:
+            return await call
+        except asyncio.CancelledError:
+            watcher = self._watched.get(task)
+            if watcher is None or not watcher.done() or task.uncancel():
+                raise
+            return Response(status_code=499)  # nobody reads it; the log says what happened
+        finally:
+            if not self._recent.pop(task, None):
+                self._watched.pop(task).cancel()
 
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(_SOON, lambda: watching.append(loop.create_task(watch())))
-    try:
-        return await call
-    except asyncio.CancelledError:
-        if not gone or not task or task.uncancel():
-            raise
-        return Response(status_code=499)  # nobody reads it; the log says what happened
-    finally:
-        timer.cancel()
-        for watcher in watching:
-            watcher.cancel()
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        for task, (request, began) in list(self._recent.items()):
+            if began > loop.time() - _SOON:
+                break
+            del self._recent[task]
+            self._watched[task] = loop.create_task(_cancel_when_gone(task, request))
+        self._ticking = bool(self._recent and loop.call_later(_SOON, self._tick))
+
+
+async def _cancel_when_gone(task: asyncio.Task[Any], request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
 
 
 async def _arguments(
@@ -213,8 +232,7 @@ async def _arguments(
             errors += from_pydantic("path", wrong, field.alias)
     for field in dependant.query_params:
         model: Any = field.field_info.annotation
-        raw = request.scope["query_string"]
-        arguments[field.name] = _read_query(model, raw, errors) if raw else _without(model)
+        arguments[field.name] = _read_query(model, request.scope["query_string"], errors)
     for field in dependant.header_params:
         name = field.alias.lower().encode()
         given = [value for header, value in request.scope["headers"] if header == name]
@@ -232,23 +250,22 @@ async def _arguments(
     return arguments
 
 
-@cache
-def _without(model: type[BaseModel]) -> BaseModel:
-    """Return what a query model is without a query string."""
-    return model.model_validate({})
-
-
 def _read_query(model: type[BaseModel], raw: bytes, errors: list[dict[str, str]]) -> Any:
+    try:
+        return (_model_of if len(raw) <= _USUAL else _model_of.__wrapped__)(model, raw)
+    except ValidationError as invalid:
+        errors += from_pydantic("query", invalid.errors(include_url=False))
+
+
+@lru_cache(maxsize=1024)  # clients send the same few again and again
+def _model_of(model: type[BaseModel], raw: bytes) -> BaseModel:
     # What is not UTF-8 becomes lone surrogates, which no type of a parameter takes.
     query = raw.decode("utf-8", "surrogateescape")
     given: dict[str, list[str]] = {}
     for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
         given.setdefault(name, []).append(value)
     once = {name: values if len(values) > 1 else values[0] for name, values in given.items()}
-    try:
-        return model.model_validate(once)
-    except ValidationError as invalid:
-        errors += from_pydantic("query", invalid.errors(include_url=False))
+    return model.model_validate(once)
 
 
 def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -303,16 +304,22 @@ def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[
     """
     if last is None and not wanted.offset:
         return {}
-    given = parse_qsl(query.decode(), keep_blank_values=True)
+    kept, by_offset = _not_paging(query)
     pages = {}
     if last is not None:
-        by_offset = wanted.sort or any(name in OFFSETS for name, _ in given)
-        pages["next"] = ("offset", wanted.offset + wanted.limit) if by_offset else ("before", last)
+        by_offset |= bool(wanted.sort)
+        pages["next"] = f"offset={wanted.offset + wanted.limit}" if by_offset else f"before={last}"
     if wanted.offset:
-        pages["prev"] = ("offset", max(0, wanted.offset - wanted.limit))
-    kept = [(name, value) for name, value in given if name not in PAGING]
+        pages["prev"] = f"offset={max(0, wanted.offset - wanted.limit)}"
     link = ", ".join(
-        f'<{url}?{urlencode([*kept, ("limit", wanted.limit), where])}>; rel="{name}"'
-        for name, where in pages.items()
+        f'<{url}?{kept}limit={wanted.limit}&{where}>; rel="{name}"' for name, where in pages.items()
     )
     return {"Link": link} if len(link) <= _LONGEST_LINK else {}
+
+
+@lru_cache(maxsize=128)
+def _not_paging(query: bytes) -> tuple[str, bool]:
+    """Return what a query string says but for paging, and whether it pages by offset."""
+    given = parse_qsl(query.decode(), keep_blank_values=True)
+    kept = urlencode([(name, value) for name, value in given if name not in PAGING])
+    return kept and kept + "&", any(name in OFFSETS for name, _ in given)
