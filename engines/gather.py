@@ -25,8 +25,7 @@ class _Call:
 
     __slots__ = ("parameters", "rows", "since")
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, parameters: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         self.parameters = parameters
         self.since = loop.time()
         self.rows: asyncio.Future[Rows] = loop.create_future()
@@ -47,6 +46,7 @@ class Gatherer:
         self, pool: Pool, one: str, many: str, constants: Mapping[str, Any], *, repeatable: bool
     ) -> None:
         self._pool = pool
+        self._loop = asyncio.get_running_loop()
         self._one = one
         self._many = many
         self._constants = constants
@@ -65,7 +65,7 @@ class Gatherer:
             finally:
                 self._in_flight -= 1
                 self._flush_soon()
-        call = _Call(parameters)
+        call = _Call(parameters, self._loop)
         self._waiting.append(call)
         if self._expiry is None:
             self._expire()
@@ -74,19 +74,18 @@ class Gatherer:
 
     def _expire(self) -> None:
         """Answer who has waited in vain, and look again when the next one will have."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() - DEADLINE + GRACE
+        latest = self._loop.time() - DEADLINE + GRACE
         while self._waiting and self._waiting[0].since <= latest:
             self._waiting.popleft().fail(Undone())
         self._expiry = None
         if self._waiting:
             due = self._waiting[0].since + DEADLINE - GRACE
-            self._expiry = loop.call_at(due, self._expire)
+            self._expiry = self._loop.call_at(due, self._expire)
 
     def _flush_soon(self) -> None:
         if not self._flushing and self._waiting and self._in_flight < IN_FLIGHT:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -118,7 +117,7 @@ class Gatherer:
             numbered = [{"n": n, **call.parameters} for n, call in enumerate(calls)]
             sql = self._many
             parameters = {**self._constants, "calls": to_json(numbered).decode()}
-        waited = asyncio.get_running_loop().time() - calls[0].since
+        waited = self._loop.time() - calls[0].since
         rows = self._pool.start(
             sql, parameters, repeatable=self._repeatable, waited=waited, shared=len(calls) > 1
         )

@@ -288,7 +288,7 @@ class Pool:
         job = _Job(sql, parameters, repeatable, deadline, waited, shared)
         self._start(job)
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+            self._ticker = job.loop.call_later(_TICK, self._tick)
         return job.rows
 
     async def close(self) -> None:

@@ -188,7 +188,8 @@ class _Wanted:
 
     async def run(self, call: Coroutine[Any, Any, Response], request: Request) -> Response:
         """Return the answer that `call` makes."""
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task
         self._recent[task] = request, loop.time()
         if not self._ticking:
