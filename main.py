@@ -89,9 +89,10 @@ class Envelope:
         inner = {**scope, "request_id": request_id}
         if method == "HEAD":  # uvicorn leaves the body out
             inner |= {"method": "GET", "head": True}
-        if root[-1:] == "/":
-            path = inner["path"] = root[:-1] + path[len(root) :]
-            root = inner["root_path"] = root[:-1]
+        if root:  # as `--root-path` gives it: with slashes at its ends, or none
+            shape = f"/{root.strip('/')}".rstrip("/")
+            path = inner["path"] = shape + path[len(root) :]
+            root = inner["root_path"] = shape
         if path[-1:] == "/" and path != root + "/" and not _for_one_task(method, path):
             inner["path"] = path[:-1]
         if method != "OPTIONS":

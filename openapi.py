@@ -142,7 +142,8 @@ def address() -> str:
         return "/docs"
     scheme = "https" if given["ssl_certfile"] else "http"
     host = {"0.0.0.0": "localhost", "::": "localhost"}.get(given["host"], given["host"])  # noqa: S104
-    return f"{scheme}://{host}:{given['port']}{given['root_path'].rstrip('/')}/docs"
+    path = f"{given['root_path'].strip('/')}/docs".lstrip("/")
+    return f"{scheme}://{host}:{given['port']}/{path}"
 
 
 def _completed(generated: Json, auth_on: bool) -> Json:

@@ -343,7 +343,8 @@ class Pool:
 
     def lost(self, job: _Job, error: psycopg2.Error) -> None:
         """Take back a job whose connection died under it."""
-        self._log_away(error)
+        if error.pgcode:  # else it was cut, and opening the next one tells more
+            self._log_away(error)
         if (job.repeatable or error.pgcode == _STANDBY) and not job.sent_again:
             job.sent_again = True
             self.send_again(job)

@@ -615,7 +615,9 @@ def test_the_table_of_failures_has_one_row_for_many_of_one_and_none_for_what_suc
     at_once(50, lambda: log_in(client, ann.email, "wrong"))
     let_pass(database, 900)
     assert_problem(log_in(client, ann.email, "wrong"), 401)
-    assert rows(database, "SELECT count(*), max(failures) FROM task_failed_login") == [(2, 6)]
+    ((kept, most),) = rows(database, "SELECT count(*), max(failures) FROM task_failed_login")
+    assert kept == 2
+    assert 6 <= most < 10  # on a slow machine a second has passed before one of them
     let_pass(database, 3601)
     assert log_in(client, ann.email).status_code == 200
     assert rows(database, "SELECT count(*) FROM task_failed_login") == [(0,)]
