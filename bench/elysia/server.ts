@@ -1,5 +1,6 @@
 // Elysia on Bun as its guides show it: a TypeBox schema of what comes in, Bun's own PostgreSQL client
-// (10 connections a worker, prepared statements), workers that share the port.
+// (10 connections a worker, prepared statements), workers that share the port. A schema of what goes out
+// would cost a sixth.
 
 import cluster from 'node:cluster';
 import { SQL } from 'bun';
