@@ -11,8 +11,9 @@ from pathlib import Path
 from bench import cases, postgres, servers
 from bench.cases import Bench
 from bench.heavy import heavy
+from bench.pocketbase import sqlite
 
-CASES = {**cases.CASES, "heavy": heavy}
+CASES = {**cases.CASES, "sqlite": sqlite, "heavy": heavy}
 LARGE = ("growth", "heavy")  # these take minutes and gigabytes
 
 
@@ -36,7 +37,10 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := set(options.targets) - servers.COMMANDS.keys():
         parser.error(f"unknown targets: {', '.join(unknown)}")
-    needed = ["wrk", *(["node", "npm"] if "fastify" in options.targets else [])]
+    options.only = options.only or [name for name in CASES if name not in LARGE]
+    needed = ["wrk", *(servers.COMMANDS[name][0] for name in options.targets)]
+    needed += ["npm"] if set(options.targets) & set(servers.PACKAGED) else []
+    needed += servers.POCKETBASE[:1] if "sqlite" in options.only else []
     if missing := [name for name in needed if not shutil.which(name)]:
         parser.error(f"not installed: {', '.join(missing)}")
     return options
@@ -50,11 +54,12 @@ def main() -> None:
     # 1000 connections are more than the usual limit of open files allows.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
-    if "fastify" in options.targets:
-        servers.install_fastify()
+    for name in servers.PACKAGED:
+        if name in options.targets:
+            servers.install(name)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, postgres.start() as database:
         bench = Bench(database, Path(scratch), options.targets, options.rounds, options.seconds)
-        for name in options.only or [name for name in CASES if name not in LARGE]:
+        for name in options.only:
             CASES[name](bench)
 
 

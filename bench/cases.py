@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ class Contender:
     database: str | None  # of PostgreSQL, tidied after every write
     data: Data = SMALL
     tokens: Path | None = None
+    tidy: Callable[[], None] | None = None  # the same for another database
 
 
 Results = dict[tuple[str, str], list[Result]]
@@ -125,6 +126,8 @@ def take_turns(
                     results[contender.title, operation].append(result)
                 if contender.database and operation not in ("get", "list"):
                     bench.postgres.tidy(contender.database, tasks=contender.data.tasks)
+                if contender.tidy and operation not in ("get", "list"):
+                    contender.tidy()
                 progress.advance()
     return results
 
@@ -139,6 +142,34 @@ def ratio(over: Sequence[Result], under: Sequence[Result]) -> float:
     return float(median(a.rate / max(b.rate, 1e-9) for a, b in zip(over, under, strict=True)))
 
 
+def row(title: str, values: Sequence[float], pattern: str) -> list[str]:
+    """A row of a table: the values and their geometric mean."""
+    return [title, *(pattern.format(v) for v in (*values, geometric_mean(values)))]
+
+
+def details(
+    results: Results, contenders: Sequence[Contender], operations: Sequence[str], head: list[str]
+) -> str:
+    """The latencies of every contender, and what else was seen of it."""
+    latencies, totals = [], []
+    for c in contenders:
+        cells = [
+            " / ".join(f"{middle(results[c.title, op], p):.1f}" for p in ("p50", "p95", "p99"))
+            for op in operations
+        ]
+        latencies.append([c.title, *cells])
+        seen = [result for op in operations for result in results[c.title, op]]
+        longest = max(result.longest for result in seen)
+        fullest = median(r.spread[0] / max(sum(r.spread), 1) for r in seen if r.spread)
+        counts = [f"{sum(getattr(r, n) for r in seen):,}" for n in ("requests", "errors", "stalls")]
+        memory = f"{c.server.peak_bytes / 1e6:,.0f} MB"
+        totals.append([c.title, *counts, f"{longest:,.0f} ms", memory, f"{fullest:.0%}"])
+    columns = ["", "requests", "errors", "stalls", "longest", "peak memory, all processes"]
+    return f"Latency in ms, p50 / p95 / p99:\n\n{report.table(head, latencies)}\n\n" + report.table(
+        [*columns, "connections on the fuller worker"], totals
+    )
+
+
 def throughput(bench: Bench) -> None:
     """Every target, four operations, 64 connections."""
     with ExitStack() as stack:
@@ -151,10 +182,6 @@ def throughput(bench: Bench) -> None:
         results = take_turns(bench, "throughput", contenders)
     titles = [c.title for c in contenders]
     rates = {t: {op: middle(results[t, op], "rate") for op in OPERATIONS} for t in titles}
-
-    def row(title: str, values: Sequence[float], pattern: str) -> list[str]:
-        return [title, *(pattern.format(v) for v in (*values, geometric_mean(values)))]
-
     means = [*HEAD, "geometric mean"]
     text = (
         f"# Throughput\n\n{SMALL.tasks:,} tasks of {SMALL.users:,} users, 2 workers, 64 "
@@ -162,7 +189,7 @@ def throughput(bench: Bench) -> None:
         f"{bench.seconds} s.\n{report.machine()}\n\nRequests a second:\n\n"
         + report.table(means, [row(t, list(rates[t].values()), "{:,.0f}") for t in titles])
     )
-    goals = {"sync": "6.00", "async": "2.50", "fastify": "0.65", "raw": "0.55"}
+    goals = {"sync": "6.00", "async": "2.50", "fastify": "1.25", "elysia": "0.60", "raw": "0.55"}
     if OURS in bench.targets:
         rows = []
         for name in bench.targets:
@@ -174,24 +201,7 @@ def throughput(bench: Bench) -> None:
                 rows.append([*ratios, goals[name]])
         text += "\n\nThis service over the others, medians of the rounds' ratios:\n\n"
         text += report.table([*means, "at least"], rows)
-    rows = []
-    for t in titles:
-        cells = [
-            " / ".join(f"{middle(results[t, op], p):.1f}" for p in ("p50", "p95", "p99"))
-            for op in OPERATIONS
-        ]
-        rows.append([t, *cells])
-    text += "\n\nLatency in ms, p50 / p95 / p99:\n\n" + report.table(HEAD, rows)
-    rows = []
-    for c in contenders:
-        seen = [result for op in OPERATIONS for result in results[c.title, op]]
-        longest = max(result.longest for result in seen)
-        fullest = median(r.spread[0] / max(sum(r.spread), 1) for r in seen if r.spread)
-        counts = [f"{sum(getattr(r, n) for r in seen):,}" for n in ("requests", "errors", "stalls")]
-        memory = f"{c.server.peak_bytes / 1e6:,.0f} MB"
-        rows.append([c.title, *counts, f"{longest:,.0f} ms", memory, f"{fullest:.0%}"])
-    head = ["", "requests", "errors", "stalls", "longest", "peak memory, all processes"]
-    text += "\n\n" + report.table([*head, "connections on the fuller worker"], rows)
+    text += "\n\n" + details(results, contenders, OPERATIONS, HEAD)
     report.plot(report.RESULTS / "throughput.svg", "Requests a second, 64 connections", rates)
     report.publish("throughput", text + "\n\n![Requests a second](throughput.svg)")
 

@@ -19,6 +19,8 @@ from bench.cases import Bench, prepare
 from bench.load import SMALL
 from bench.postgres import ROW
 from bench.servers import OURS, UVICORN, Server
+from bench.sqlite import ROW as SQLITE_ROW
+from bench.sqlite import fill
 from engines.sqlite import connect
 from schemas import TaskFilter, TaskQuery
 
@@ -64,18 +66,6 @@ NOW: dict[str, Callable[[str, int], queries.Query]] = {
 }
 # Reads every row of the user once.
 BARE = f"SELECT count(*), max(updated_at) {OWNED} AND deleted_at IS NULL"
-# Row n of SQLite's table, where it is spelt another way than in PostgreSQL's.
-SQLITE_ROW = ROW | {
-    "user_id": "'user-' || (1 + (n - 1) % 10000)",
-    "completed": "n % 3 = 0",
-    "completed_at": "CASE WHEN n % 3 = 0 THEN '2026-01-01 00:00:00.000001' END",
-    "priority": "n % 5",
-    "due_date": "CASE WHEN n % 2 = 0 THEN date('2026-01-01', (n % 365) || ' days') END",
-    "tags": """'["home", "tag ' || (n % 50) || '"]'""",
-    "order": "n * 1.0",
-    "created_at": "strftime('%Y-%m-%d %H:%M:%f000', '2026-01-01', n || ' seconds')",
-    "updated_at": "strftime('%Y-%m-%d %H:%M:%f000', '2026-01-01', n || ' seconds')",
-}
 
 
 def heavy(bench: Bench) -> None:
@@ -156,19 +146,12 @@ def fill_postgresql(bench: Bench) -> None:
 
 def fill_sqlite(file: Path) -> None:
     """Make the same tasks in the file."""
-    users = {SQLITE_ROW["user_id"]: SMALL.tasks, **{f"'{s}'": n for s, n in SIZES.items()}}
     with closing(connect(str(file))) as connection:
         connection.execute("PRAGMA synchronous = OFF")
-        start = 0
-        for user, count in users.items():
-            row = SQLITE_ROW | {"user_id": user}
-            columns = ", ".join(f'"{name}"' for name in row)
-            connection.execute(
-                f"INSERT INTO task ({columns}) WITH RECURSIVE number(n) AS (SELECT {start + 1} "
-                f"UNION ALL SELECT n + 1 FROM number WHERE n < {start + count}) "
-                f"SELECT {', '.join(row.values())} FROM number"
-            )
-            start += count
+        start = fill(connection, "task", SQLITE_ROW, SMALL.tasks)
+        for size, count in SIZES.items():
+            row = SQLITE_ROW | {"user_id": f"'{size}'"}
+            start = fill(connection, "task", row, count, start=start)
         connection.execute("INSERT INTO task_feed SELECT DISTINCT user_id, 1, 0 FROM task")
 
 

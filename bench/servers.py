@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +18,9 @@ import psutil
 BENCH = Path(__file__).parent
 ROOT = BENCH.parent
 WORKERS = 2
-UVICORN = [sys.executable, "-m", "uvicorn"]
+SCRIPTS = Path(sysconfig.get_path("scripts"))  # where pip puts programs
+# "{port}" in a command becomes the port.
+UVICORN = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}"]
 # Comparison services have no request log; the service as shipped has.
 QUIET = ["--workers", str(WORKERS), "--no-access-log", "--log-level", "warning"]
 OURS = "ours"
@@ -26,17 +29,24 @@ COMMANDS = {
     "sync": [*UVICORN, "bench.targets.sync_app:app", *QUIET],
     "async": [*UVICORN, "bench.targets.async_app:app", *QUIET],
     "fastify": ["node", "bench/fastify/server.js"],
+    "elysia": [str(SCRIPTS / "bun"), "bench/elysia/server.ts"],
     "raw": [*UVICORN, "bench.targets.raw_app:app", *QUIET],
 }
 # The service without shared statements, to measure what they bring.
 ALONE = [*UVICORN, "bench.targets.alone_app:app", "--workers", str(WORKERS)]
+POCKETBASE = [str(SCRIPTS / "pocketbase"), "serve", "--http=127.0.0.1:{port}"]
+POCKETBASE += ["--migrationsDir=bench/pocketbase"]
+PACKAGED = ("fastify", "elysia")  # each with a package.json
 TITLES = {
     OURS: "this service",
     "sync": "FastAPI + SQLModel, sync",
     "async": "FastAPI + SQLModel, async",
     "fastify": "Fastify + pg",
+    "elysia": "Elysia on Bun",
     "raw": "raw ASGI (the ceiling)",
+    "pocketbase": "PocketBase",
 }
+HEALTH = {"pocketbase": "/api/health"}
 SETTINGS = ("AUTH_", "CORS_", "DATABASE_", "DB_", "DEFAULT_USER_ID", "LOG_LEVEL")
 
 
@@ -68,8 +78,9 @@ class Server:
         self.peak_bytes = max(self.peak_bytes, sum(map(resident_bytes, self.tree())))
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that serve: the largest ones under the supervisor."""
-        return sorted(self.tree()[1:], key=resident_bytes, reverse=True)[:WORKERS]
+        """The processes that serve: the largest ones under the supervisor, or the only one."""
+        below = self.tree()[1:] or [self.process]
+        return sorted(below, key=resident_bytes, reverse=True)[:WORKERS]
 
     def spread(self) -> list[int]:
         """How many client connections each worker holds, the fullest first."""
@@ -83,10 +94,10 @@ class Server:
         return sorted(counts, reverse=True)
 
     def answers(self, *, seconds: float = 2) -> bool:
-        """Whether `/health` answers 200 in time."""
+        """Whether its health answers 200 in time."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", HEALTH.get(self.name, "/health"))
             return connection.getresponse().status == 200
         except OSError:
             return False
@@ -117,11 +128,10 @@ def run(
     Its output goes to a file in `logs`. Raises SystemExit with the end of that file if it dies.
     """
     port = free_port()
-    command = command or COMMANDS[name]
-    if command[0] != "node":
-        command = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    command = [part.format(port=port) for part in command or COMMANDS[name]]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
     own = {"DATABASE_URL": database_url, "PORT": str(port), "WORKERS": str(WORKERS)}
+    own["NODE_ENV"] = "production"
     log = logs / f"{name}-{port}.log"
     with log.open("w") as output:
         process = psutil.Popen(
@@ -152,8 +162,8 @@ def run(
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def install_fastify() -> None:
-    """Install the exact packages of the lock file, unless they are there."""
-    if not (BENCH / "fastify" / "node_modules").is_dir():
+def install(name: str) -> None:
+    """Install the exact packages of the lock file of a target, unless they are there."""
+    if not (BENCH / name / "node_modules").is_dir():
         npm = ["npm", "ci", "--no-audit", "--no-fund", "--silent"]
-        subprocess.run(npm, cwd=BENCH / "fastify", check=True)
+        subprocess.run(npm, cwd=BENCH / name, check=True)

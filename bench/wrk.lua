@@ -1,6 +1,6 @@
--- wrk -s wrk.lua URL -- OP USERS TASKS SEED THINK_MS CONNECTIONS [TOKENS_FILE]
+-- wrk -s wrk.lua URL -- OP USERS TASKS SEED THINK_MS CONNECTIONS TARGET [TOKENS_FILE]
 --
--- OP is get, list, create, toggle or mix. Task n belongs to user 1 + (n - 1) % USERS, so that ids and
+-- OP is get, list, create, toggle, change or mix; PocketBase as TARGET has paths of its own. Task n belongs to user 1 + (n - 1) % USERS, so that ids and
 -- owners are drawn over the whole data. Created tasks go to users of their own: every list stays as long as
 -- it was loaded. With TOKENS_FILE (line n is user n's bearer token) a get carries the owner's token.
 
@@ -15,7 +15,7 @@ last_request, stalled_seconds = nil, 0
 
 function init(args)
   local op, users, tasks, seed = args[1], tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
-  local think_ms, tokens_file = tonumber(args[5]), args[7]
+  local think_ms, tokens_file = tonumber(args[5]), args[8]
   local random, format, time = math.random, string.format, os.time
   math.randomseed(seed)
 
@@ -26,8 +26,9 @@ function init(args)
     end
   end
   local json = { ['Content-Type'] = 'application/json' }
-  local body = '{"title": "Buy milk and bread", "description": "Two of each, and be home by six o\'clock.", '
+  local fields = '"title": "Buy milk and bread", "description": "Two of each, and be home by six o\'clock.", '
     .. '"priority": "high", "due_date": "2026-12-24", "tags": ["home", "errand"]}'
+  local body = '{' .. fields
 
   local function draw()
     local task = random(tasks)
@@ -49,7 +50,34 @@ function init(args)
       local task, user = draw()
       return wrk.format('PATCH', format('/api/user-%d/tasks/%d/complete', user, task))
     end,
+    change = function()
+      local task, user = draw()
+      local path = format('/api/user-%d/tasks/%d', user, task)
+      return wrk.format('PATCH', path, json, format('{"title": "Buy milk %d"}', random(tasks)))
+    end,
   }
+  if args[7] == 'pocketbase' then
+    -- As its JavaScript client asks.
+    local records = '/api/collections/tasks/records'
+    requests = {
+      get = function()
+        return wrk.format('GET', format('%s/%015d', records, draw()), json)
+      end,
+      list = function()
+        local user = format('user_id%%20%%3D%%20%%22user-%d%%22', random(users))
+        local page = '?page=1&perPage=10&filter=' .. user .. '&sort=-created_at'
+        return wrk.format('GET', records .. page, json)
+      end,
+      create = function()
+        local owned = format('{"user_id": "user-%d", ', users + random(users)) .. fields
+        return wrk.format('POST', records, json, owned)
+      end,
+      change = function()
+        local path = format('%s/%015d', records, draw())
+        return wrk.format('PATCH', path, json, format('{"title": "Buy milk %d"}', random(tasks)))
+      end,
+    }
+  end
   local names = { 'get', 'list', 'create', 'toggle' }
   requests.mix = function()
     return requests[names[random(4)]]()
