@@ -429,7 +429,7 @@ def _list(
     # Nor is a page looked for that the count says is empty.
     known = select(total, _position).cte("known")
     page = page.add_columns(task.title_folded, task.description_folded)
-    beyond = bindparam("offset") if skipping else 0
+    beyond: Any = bindparam("offset") if skipping else 0
     page = page.where(select(known.c.total).scalar_subquery() > beyond)
     shown = (page.offset(bindparam("offset")) if skipping else page).subquery()
     rows = select(*(shown.c[column.name] for column in ROW), *known.c)

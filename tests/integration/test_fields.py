@@ -331,7 +331,9 @@ def test_a_request_without_host_gets_the_address_that_it_came_in_by(
 
 
 @pytest.mark.parametrize("root", ["/base", "/base/", "base", "base/"])
-def test_a_root_path_may_have_slashes_at_its_ends_or_none(new_database: Database, root: str) -> None:
+def test_a_root_path_may_have_slashes_at_its_ends_or_none(
+    new_database: Database, root: str
+) -> None:
     with Service(DATABASE_URL=new_database.url, args=["--root-path", root]) as service:
         assert f"{service.url}/base/docs" in service.log
         with httpx2.Client(base_url=service.url, trust_env=False) as client:
