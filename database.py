@@ -27,6 +27,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from engines import postgres, sqlite
 from engines.gather import Gatherer
+from engines.prepared import Prepared
 from errors import Conflict, Unavailable
 from models import TASK
 from queries import Query
@@ -208,9 +209,21 @@ class Database:
         if query.statement not in self._gatherers:
             one, many = self._compiled(query.statement), self._compiled(query.many)
             self._gatherers[query.statement] = Gatherer(
-                self._pool, one.sql, many.sql, many.constants, repeatable=query.repeatable
+                self._pool,
+                self._prepared(query.statement) if query.planned_once else one.sql,
+                self._prepared(query.many),
+                many.constants,
+                repeatable=query.repeatable,
             )
         return self._gatherers[query.statement]
+
+    def _prepared(self, statement: ClauseElement) -> Prepared:
+        sql = statement.compile(dialect=self._dialect)
+        assert isinstance(sql, SQLCompiler)
+        types = {name: sql.binds[name].type.compile(self._dialect) for name in sql.params}
+        # A parameter has no collation; its column has.
+        types = {name: kind.partition(" COLLATE")[0] for name, kind in types.items()}
+        return Prepared(sql.string, types)
 
     async def is_current(self) -> bool:
         """Return whether the database has the schema that this code is written for."""

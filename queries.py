@@ -66,7 +66,10 @@ class Query(NamedTuple):
     statement: ClauseElement
     parameters: Mapping[str, Any]
     repeatable: bool = False
-    many: ClauseElement | None = None  # the same for many callers at once, see below
+    many: ClauseElement | None = None  # the same for many callers at once, see `gathered.py`
+    planned_once: bool = (
+        True  # whether one plan is good for everybody, and not by how much they have
+    )
     deadline: float = DEADLINE  # seconds
     on_sqlite: ClauseElement | None = None  # the statement there, if it is another
     raises: ClauseElement | None = None  # what SQLite runs before it, in one transaction
@@ -354,7 +357,7 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
     if going_on:
         values["before"] = wanted.before
     elif not (wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE):
-        return Query(statement, values, repeatable=True, many=gathered.LIST)
+        return Query(statement, values, True, gathered.LIST, planned_once=False)
     return Query(statement, values, repeatable=True)
 
 

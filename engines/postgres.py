@@ -20,6 +20,7 @@ from psycopg2.extensions import (
 )
 
 from engines import DEADLINE, Queue
+from engines.prepared import Prepared, Sql
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
@@ -48,6 +49,8 @@ _STANDBY: Final = "25006"  # nothing was done, and a new connection may find the
 # The time is up, or an administrator's limit is reached: of a statement, a lock, a temporary file.
 _STOPPED: Final = ("57014", "55P03", "53400")
 _ROLLED_BACK: Final = ("40001", "40P01")  # for another transaction's sake: to be sent again
+# Not prepared here, or by somebody else, or for other tables: there is a pooler, or a migration.
+_UNPREPARED: Final = ("26000", "42P05", "0A000")
 _UNKNOWN: Final = (
     "The database went silent before it answered; whether the change was made is not known."
 )
@@ -78,7 +81,7 @@ class _Job:
 
     def __init__(
         self,
-        sql: str,
+        sql: Sql,
         parameters: Mapping[str, Any],
         repeatable: bool,
         seconds: float,
@@ -128,6 +131,7 @@ class _Connection:
         self._raw = raw
         self._cursor = raw.cursor()
         self._fd: int = raw.fileno()
+        self._prepared: set[str] = set()
         self._writing = False
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
@@ -149,12 +153,22 @@ class _Connection:
             return False
         self.job = job
         try:
-            limited = f"SET LOCAL statement_timeout = {tenths}00; {job.sql}"
+            limited = f"SET LOCAL statement_timeout = {tenths}00; {self._text(job.sql)}"
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
         # What fits the socket's empty buffer is written whole: only its answer is to come.
         return len(self._cursor.query) <= _SMALL or not self._advance()
+
+    def _text(self, sql: Sql) -> str:
+        if isinstance(sql, str):
+            return sql
+        if not self._pool.prepares:
+            return sql.plain
+        if sql.name in self._prepared:
+            return sql.again
+        self._prepared.add(sql.name)
+        return sql.first
 
     def ready(self) -> None:
         """Read or write what there is to."""
@@ -187,6 +201,9 @@ class _Connection:
             self._pool.log_back()
             self._deliver(job)
         elif code in _ROLLED_BACK:
+            self._pool.send_again(job)
+        elif code in _UNPREPARED and self._pool.prepares and isinstance(job.sql, Prepared):
+            self._pool.prepares = False
             self._pool.send_again(job)
         elif code in _STOPPED:
             job.fail(job.stopped())
@@ -245,12 +262,13 @@ class Pool:
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
         self._away = False
+        self.prepares = True  # until it turns out that what is prepared does not stay
         # Those that may take long leave half of the connections to the others.
         self._long = asyncio.Semaphore(max(1, size // 2))
 
     async def run(
         self,
-        sql: str,
+        sql: Sql,
         parameters: Mapping[str, Any],
         *,
         repeatable: bool,
@@ -273,7 +291,7 @@ class Pool:
 
     def start(
         self,
-        sql: str,
+        sql: Sql,
         parameters: Mapping[str, Any],
         *,
         repeatable: bool,
