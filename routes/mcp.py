@@ -41,7 +41,7 @@ TOOLS: Final[dict[str, tuple[str, type[BaseModel], str]]] = {
     "list_tasks": ("", TaskQuery, "Find tasks: all filters hold. After a full page use `offset`."),
     "get_task": ("task_id", Body, "Read one task. Returns it."),
     "update_task": ("task_id", TaskUpdate, "Change the given fields of one task. Returns it."),
-    "complete_task": ("task_id", Completion, "Complete one task, or with `false` undo that."),
+    "complete_task": ("task_id", Completion, "Complete one task, or undo it. Links the next."),
     "delete_task": ("task_id", Body, "Move one task to the trash, for 30 days. Returns it."),
 }
 
@@ -60,7 +60,6 @@ def build_mcp_routes(
 ) -> list[Route]:
     """Return `/mcp`; `mounts` have the current user's tasks and a named one's."""
     routes: list[Json] = [{getattr(it, "name", ""): it for it in mount.routes} for mount in mounts]
-
     auth_on = owners.tokens is not None
 
     async def speak(request: Request) -> Response:
@@ -121,31 +120,27 @@ def build_mcp_routes(
     async def use(request: Request, name: str, given: Json) -> Json:
         """Return what the REST API answers to the call that a tool is."""
         user_id = given.pop("user_id", None)
+        task_id = given.pop("task_id", None) if TOOLS[name][0] == "task_id" else None
         route = routes[user_id is not None][name.replace("add", "create")]
-        path, query = {"user_id": user_id}, b""
-        if TOOLS[name][0] == "task_id":
-            task_id = given.pop("task_id", None)
-            path["id"] = str(task_id) if type(task_id) is int else task_id
+        path = {"user_id": user_id, "id": str(task_id) if type(task_id) is int else task_id}
+        headers = [it for it in request.scope["headers"] if it[0] in _PASSED_ON]
+        own = {"path_params": path, "headers": headers, "query_string": b""}
         try:
             if name == "list_tasks":
-                query = _query(given)
+                own["query_string"] = _query(given)
             elif name == "complete_task":
                 given = {"completed": True} | given
             elif given and not route.body_field:
                 raise InvalidInput([field_error("body", min(given), "is not an argument here")])
             body: asyncio.Queue[Json] = asyncio.Queue()
             body.put_nowait({"type": "http.request", "body": json.dumps(given).encode()})
-            headers = [it for it in request.scope["headers"] if it[0] in _PASSED_ON]
-            own = {"headers": headers, "path_params": path, "query_string": query}
             done = await route.answer(Request({**request.scope, **own}, body.get))
         except ApiError as error:
             return _said(error.detail, isError=True)
-        text = done.body.decode()
+        shown, link = json.loads(done.body), done.headers.get("link")
         if name == "list_tasks":
-            text = f'{{"tasks":{text}}}'
-        elif link := done.headers.get("link"):
-            return _said(text, f"The next task: {link}", structuredContent=json.loads(text))
-        return _said(text, structuredContent=json.loads(text))
+            shown, link = {"tasks": shown}, None
+        return _said(json.dumps(shown, ensure_ascii=False), link, structuredContent=shown)
 
     async def name_issuer(request: Request) -> Response:
         servers = {"authorization_servers": [issuer]} if issuer else {}
@@ -160,8 +155,8 @@ def _error(status: int, code: int, message: str, **data: Json) -> tuple[Json, in
     return {"jsonrpc": "2.0", "error": {"code": code, "message": message, **data}}, status
 
 
-def _said(*texts: str, **more: Any) -> Json:
-    return {"content": [{"type": "text", "text": text} for text in texts], **more, **_DONE}
+def _said(*texts: str | None, **more: Any) -> Json:
+    return {"content": [{"type": "text", "text": it} for it in texts if it], **more, **_DONE}
 
 
 @cache

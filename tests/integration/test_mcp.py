@@ -134,7 +134,7 @@ def test_the_answer_to_completing_a_task_that_repeats_names_the_next(
             result = answered(client, call("tools/call", {"name": tool, "arguments": arguments}))
             shown, told = (json.loads(result["content"][0]["text"]), result["content"][1]["text"])
             assert shown == result["structuredContent"] == client.get(task["url"]).json()
-            url = told.removeprefix("The next task: <").removesuffix('>; rel="next"')
+            url = told.removeprefix("<").removesuffix('>; rel="next"')
             following = client.get(url).json()
             assert (following["title"], following["completed"]) == (task["title"], False)
         use(client, "delete_task", task_id=following["id"], user_id=user)
