@@ -137,10 +137,10 @@ def build_mcp_routes(
             done = await route.answer(Request({**request.scope, **own}, body.get))
         except ApiError as error:
             return _said(error.detail, isError=True)
-        shown, link = json.loads(done.body), done.headers.get("link")
+        text, link = done.body.decode(), done.headers.get("link")
         if name == "list_tasks":
-            shown, link = {"tasks": shown}, None
-        return _said(json.dumps(shown, ensure_ascii=False), link, structuredContent=shown)
+            text, link = f'{{"tasks":{text}}}', None
+        return _said(text, link, structuredContent=json.loads(text))
 
     async def name_issuer(request: Request) -> Response:
         servers = {"authorization_servers": [issuer]} if issuer else {}
