@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from math import ceil, inf
 from secrets import token_hex
 from typing import Any, Final
@@ -93,18 +93,16 @@ class Accounts:
 
     async def update(self, changed: Account, known: int) -> None:
         """Store the account, or raise 401 if its generation is no longer `known`."""
-        values = {"user_id": changed.id, "known": known, **changed.model_dump()}
-        await self._change(Query(_update, values), changed.generation)
+        await self._change(_update, changed, known, changed.generation)
 
     async def delete(self, known: Account) -> None:
         """Delete the account and its tasks, or raise 401 if it has another generation now."""
-        values = {"user_id": known.id, "known": known.generation}
-        await self._change(Query(_delete, values), inf)
+        await self._change(_delete, known, known.generation, inf)
 
     async def verify(self, email: str, password: str, caller: Address | None) -> Account | None:
-        """Return the account with this e-mail and password; None after a wrong guess.
+        """Return the account with this e-mail and password, None after a wrong guess, or raise 429.
 
-        Raises 429 when it comes too soon after others, and 503 when too many wait to be checked.
+        Raises 503 when too many wait to be checked.
         """
         folded = _folded(email)
         keys = {"email": self._key(folded), "address": self._key(_network(caller))}
@@ -143,17 +141,16 @@ class Accounts:
         rows, _ = await self._run(Query(statement, key, repeatable=True))
         return Account(**dict(zip(account.keys(), rows[0], strict=True))) if rows else None
 
-    async def _change(self, query: Query, generation: float) -> None:
-        if not (await self._run(query)).touched:
+    async def _change(self, how: sa.ClauseElement, it: Account, known: int, then: float) -> None:
+        values = {"user_id": it.id, "known": known, **it.model_dump()}
+        if not (await self._run(Query(how, values))).touched:
             raise Unauthorized
-        self._learn(query.parameters["user_id"], generation)
+        self._learn(it.id, then)
 
     async def _count_try(self, email: str, address: str) -> None:
-        """Count a try as a failure before it is one; raise 429 instead while none may be made.
-
-        So of many at once, on whatever worker, each sees those before it. Past 15 an address counts
-        no more: nobody makes up the 100 alone.
-        """
+        """Count a try as a failure before it is one; raise 429 instead while none may be made."""
+        # So of many at once, on whatever worker, each sees those before it. Past 15 an address
+        # counts no more: nobody makes up the 100 alone.
         counted = 0
         while not counted:  # else another worker has counted meanwhile
             at = time.time()
@@ -171,11 +168,9 @@ class Accounts:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Let one after the other in, or raise 503.
-
-        A hash takes a core and 64 MiB; and of many right log-ins at once, none is then counted as
-        the sixth failure.
-        """
+        """Let one after the other in, or raise 503."""
+        # A hash takes a core and 64 MiB; and of many right log-ins at once, none is then counted
+        # as the sixth failure.
         try:
             if self._room.locked():
                 raise TimeoutError
@@ -207,7 +202,6 @@ def _network(caller: Address | None) -> str:
     """Return what one customer of a provider has: an IPv4 address, or a /64 of IPv6."""
     host = caller.host if caller else ""  # of a Unix socket
     with suppress(ValueError):  # it may be whatever a trusted proxy says
-        address = ip_address(host)
-        if isinstance(address, IPv6Address) and not address.ipv4_mapped:
+        if not (address := IPv6Address(host)).ipv4_mapped:
             return str(int(address) >> 64)
     return host

@@ -20,8 +20,7 @@ from schemas import Body
 from tokens import Tokens
 
 _FORM: Final = "application/x-www-form-urlencoded"
-# Log-in takes the form of RFC 6749 section 4.3, too.
-_LOGS_IN: Final = {**OPEN, "requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
+_TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
 _BODY: Final = (400, 413, 415, 422, 500, 503)
 
 Name = Annotated[str, Characters(200)]
@@ -84,13 +83,17 @@ class Token(BaseModel):
     user: User
 
 
+_SIGN_UP: Final[dict[str, Any]] = {"response_model": Token, "openapi_extra": OPEN}
+_LOG_IN: Final = _SIGN_UP | {"openapi_extra": OPEN | _TAKES_FORM}  # RFC 6749 section 4.3
+
+
 class AccountRoute(TaskRoute):
     """A route of accounts; one that the document gives a form takes it, too."""
 
     def to_json(self, request: Request, raw: bytes) -> bytes:
         """Return the body of a request as JSON, or raise 415."""
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != _FORM or self.openapi_extra is not _LOGS_IN:
+        if given != _FORM or "requestBody" not in (self.openapi_extra or ()):
             return super().to_json(request, raw)
         first = b"&".join(raw.split(b"&", 100)[:100]).decode("utf-8", "replace")
         return to_json(dict(parse_qsl(first, keep_blank_values=True)))
@@ -111,31 +114,22 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
 
     Mine = Annotated[Account, Depends(own)]  # noqa: N806
 
-    async def confirm(request: Request, mine: Account, password: str | None) -> None:
+    async def confirm(request: Request, me: Account, password: str | None) -> None:
         """Raise 403 unless this is the account's password."""
-        found = password and await accounts.verify(mine.email, password, request.client)
-        if not found:
+        if not (password and await accounts.verify(me.email, password, request.client)):
             raise ApiError(403, "The current password is wrong or missing.")
 
     def token(account: Account, status: int = 200) -> Response:
         return _answer({**tokens.issue(account), "user": _shown(account, User)}, status)
 
     @router.post("/register", include_in_schema=False)
-    @router.post(
-        "/signup",
-        status_code=201,
-        response_model=Token,
-        responses=refusals(409, *_BODY),
-        openapi_extra=OPEN,
-    )
+    @router.post("/signup", status_code=201, responses=refusals(409, *_BODY), **_SIGN_UP)
     async def sign_up(new: SignUp) -> Response:
         """Makes an account; its `id` is the user whose tasks are its own."""
         return token(await accounts.create(new.email, new.password, new.name), 201)
 
-    @router.post("/signin", include_in_schema=False, openapi_extra=_LOGS_IN)
-    @router.post(
-        "/login", response_model=Token, responses=refusals(401, 429, *_BODY), openapi_extra=_LOGS_IN
-    )
+    @router.post("/signin", include_in_schema=False, **_LOG_IN)
+    @router.post("/login", responses=refusals(401, 429, *_BODY), **_LOG_IN)
     async def log_in(request: Request, guess: LogIn) -> Response:
         """From the fifth failure in a row for an e-mail on, each makes the next try wait."""
         if found := await accounts.verify(guess.email, guess.password, request.client):
@@ -143,31 +137,29 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
         raise Unauthorized("The e-mail or the password is wrong.")
 
     @router.get("/me", response_model=Me, responses=refusals(401, 500, 503))
-    async def get_me(mine: Mine) -> Response:
+    async def get_me(me: Mine) -> Response:
         """Whom the token is for."""
-        return _answer(_shown(mine, Me))
+        return _answer(_shown(me, Me))
 
     @router.patch("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
-    async def update_me(request: Request, mine: Mine, change: AccountUpdate) -> Response:
+    async def update_me(request: Request, me: Mine, change: AccountUpdate) -> Response:
         """A new password ends every token made before, and comes with a new one."""
-        known = mine.generation
+        known = me.generation
         if change.password:
-            await confirm(request, mine, change.current_password)
-            mine.password_hash = await accounts.hash(change.password)
-            mine.generation += 1
+            await confirm(request, me, change.current_password)
+            me.password_hash = await accounts.hash(change.password)
+            me.generation += 1
         if "name" in change.model_fields_set:
-            mine.name = change.name
-        await accounts.update(mine, known)
-        return _answer(_shown(mine, Me) | (tokens.issue(mine) if change.password else {}))
+            me.name = change.name
+        await accounts.update(me, known)
+        return _answer(_shown(me, Me) | (tokens.issue(me) if change.password else {}))
 
     @router.delete("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
-    async def delete_me(
-        request: Request, mine: Mine, body: AccountDelete | None = None
-    ) -> Response:
+    async def delete_me(request: Request, me: Mine, body: AccountDelete | None = None) -> Response:
         """Deletes the account and all its tasks."""
-        await confirm(request, mine, body.password if body else None)
-        await accounts.delete(mine)
-        return _answer(_shown(mine, Me))
+        await confirm(request, me, body.password if body else None)
+        await accounts.delete(me)
+        return _answer(_shown(me, Me))
 
     return router
 

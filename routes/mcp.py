@@ -3,6 +3,7 @@
 A tool is a call of the REST API: the route of that call checks the arguments and does the work.
 """
 
+import asyncio
 import json
 from collections.abc import Callable
 from functools import cache
@@ -12,12 +13,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.routing import Route
-from starlette.types import Message
 
 from auth import Owners
-from errors import ApiError, InvalidInput, field_error
-from routes.route import read_bytes
-from schemas import UNDOCUMENTED, Body, Completion, Task, TaskCreate, TaskQuery, TaskUpdate
+from errors import ApiError, InvalidInput, Unauthorized, field_error
+from routes.answers import json_answer
+from routes.route import TaskRoute, read_bytes
+from schemas import Body, Completion, Task, TaskCreate, TaskQuery, TaskUpdate
 
 Json = dict[str, Any]
 MODERN: Final = "2026-07-28"  # each request says all about itself
@@ -28,7 +29,7 @@ _NEEDED: Final = (f"{_META}protocolVersion", f"{_META}clientCapabilities")
 _SERVER: Final = {"name": "tasks", "title": "Tasks", "version": "1.0.0"}
 _DONE: Final = {"resultType": "complete", "_meta": {f"{_META}serverInfo": _SERVER}}
 _CACHED: Final = {"ttlMs": 300_000, "cacheScope": "public", **_DONE}
-_ABOUT: Final = {"capabilities": {"tools": {}}, **_CACHED}
+_ABOUT: Final = {"capabilities": {"tools": {}}, "serverInfo": _SERVER, **_CACHED}
 _PASSED_ON: Final = (b"host", b"authorization", b"content-type")  # and nothing conditional
 _METADATA: Final = ".well-known/oauth-protected-resource"  # RFC 9728
 _USER_ID: Final = {"type": "string", "description": "Whose tasks, if not the usual user's."}
@@ -40,7 +41,7 @@ TOOLS: Final[dict[str, tuple[str, type[BaseModel], str]]] = {
     "list_tasks": ("", TaskQuery, "Find tasks: all filters hold. After a full page use `offset`."),
     "get_task": ("task_id", Body, "Read one task. Returns it."),
     "update_task": ("task_id", TaskUpdate, "Change the given fields of one task. Returns it."),
-    "complete_task": ("task_id", Completion, "Complete one task, or with `false` undo that."),
+    "complete_task": ("task_id", Completion, "Complete one task, or undo it. Links the next."),
     "delete_task": ("task_id", Body, "Move one task to the trash, for 30 days. Returns it."),
 }
 
@@ -54,15 +55,12 @@ class Call(BaseModel, strict=True):
     params: Json = {}
 
 
-class Refused(Exception):  # noqa: N818
-    """The code, message and data of an error (JSON-RPC 2.0, section 5.1)."""
-
-
 def build_mcp_routes(
     owners: Owners, issuer: str | None, allows: Callable[[str], bool], *mounts: APIRouter
 ) -> list[Route]:
     """Return `/mcp`; `mounts` have the current user's tasks and a named one's."""
     routes: list[Json] = [{getattr(it, "name", ""): it for it in mount.routes} for mount in mounts]
+    auth_on = owners.tokens is not None
 
     async def speak(request: Request) -> Response:
         origin, host = (request.headers.get(name, "") for name in ("origin", "host"))
@@ -70,130 +68,113 @@ def build_mcp_routes(
             raise ApiError(403, "Pages of this origin may not call: name it in CORS_ORIGINS.")
         try:
             await owners.current(request)
-        except ApiError as error:
-            if error.status_code == 401:
-                where = f'resource_metadata="{request.base_url}{_METADATA}/mcp"'
-                error.headers = {"WWW-Authenticate": f"Bearer {where}"}
+        except Unauthorized as error:
+            where = f"{request.base_url}{_METADATA}/mcp"
+            error.headers = {"WWW-Authenticate": f'Bearer resource_metadata="{where}"'}
             raise
         raw = routes[0]["create_task"].to_json(request, await read_bytes(request))
-        content: Json = {"jsonrpc": "2.0"}
-        modern = True
         try:
-            call = _read(raw)
-            if "id" not in call.model_fields_set:
-                return Response(status_code=202)  # no notification matters here
-            content["id"] = call.id
-            modern = _is_modern(request, call)
-            content["result"] = await answer(request, call, modern)
-            return _json(content)
-        except Refused as refused:
-            content["error"] = dict(zip(("code", "message", "data"), refused.args, strict=False))
-            status = 404 if refused.args[0] == -32601 else 400
-            # Clients of the older revisions take another status for a failure of HTTP.
-            return _json(content, status if modern else 200)
+            call = Call.model_validate_json(raw)
+        except ValidationError as invalid:
+            code = -32700 if invalid.errors()[0]["type"] == "json_invalid" else -32600
+            return json_answer(*_error(400, code, "The body must be one JSON-RPC 2.0 message."))
+        if "id" not in call.model_fields_set:
+            return Response(status_code=202)  # no notification matters here
+        content, status = await answer(request, call)
+        return json_answer({"jsonrpc": "2.0", "id": call.id, **content}, status)
 
-    async def answer(request: Request, call: Call, modern: bool) -> Json:
+    async def answer(request: Request, call: Call) -> tuple[Json, int]:
+        given = call.params.get("_meta")
+        meta = given if isinstance(given, dict) else {}
+        said = [request.headers.get(f"mcp-{it}") for it in ("protocol-version", "method", "name")]
+        version = meta.get(_NEEDED[0], said[0] or LEGACY[-1])
+        if version not in SUPPORTED:
+            known = {"supported": SUPPORTED, "requested": version}
+            return _error(400, -32022, "Unsupported protocol version", data=known)
+        modern = version == MODERN
+        if modern and not meta.keys() >= {*_NEEDED}:
+            return _error(400, -32602, f"params._meta must have {' and '.join(_NEEDED)}.")
+        name = call.params.get("name") if call.method == "tools/call" else said[2]
+        if modern and said != [version, call.method, name]:
+            return _error(400, -32020, "The protocol's headers must say what the body says.")
         match call.method, modern:
+            case "tools/list", _:
+                result = {"tools": [_tool(it, auth_on=auth_on) for it in TOOLS], **_CACHED}
+            case "tools/call", _:
+                given = call.params.get("arguments", {})
+                if str(name) not in TOOLS or not isinstance(given, dict):
+                    told = f"Needed: one of {', '.join(TOOLS)}, and an object."
+                    return _error(400 if modern else 200, -32602, told)
+                result = await use(request, str(name), given)
+            case "server/discover", True:
+                result = {"supportedVersions": SUPPORTED, **_ABOUT}
             case "initialize", False:
                 asked = call.params.get("protocolVersion")
-                version = asked if asked in LEGACY else LEGACY[0]
-                return {"protocolVersion": version, "serverInfo": _SERVER, **_ABOUT}
+                result = {"protocolVersion": asked if asked in LEGACY else LEGACY[0], **_ABOUT}
             case "ping", False:
-                return {}
-            case "server/discover", True:
-                return {"supportedVersions": SUPPORTED, **_ABOUT}
-            case "tools/list", _:
-                return {"tools": _tools(auth_on=owners.tokens is not None), **_CACHED}
-            case "tools/call", _:
-                name, given = str(call.params.get("name")), call.params.get("arguments", {})
-                if name not in TOOLS or not isinstance(given, dict):
-                    raise Refused(-32602, f"Needed: one of {', '.join(TOOLS)}, and an object.")
-                try:
-                    text = await use(request, name, given)
-                except ApiError as error:
-                    text = error.detail
-                    return {"content": [{"type": "text", "text": text}], "isError": True, **_DONE}
-                content = [{"type": "text", "text": text}]
-                return {"content": content, "structuredContent": json.loads(text), **_DONE}
-        raise Refused(-32601, "There is no such method in this revision.")
+                result = {}
+            case _:  # clients of the older revisions take another status for a failure of HTTP
+                return _error(404 if modern else 200, -32601, "There is no such method.")
+        return {"result": result}, 200
 
-    async def use(request: Request, name: str, given: Json) -> str:
-        """Return what the REST API answers to the call that a tool is, or raise its refusal."""
+    async def use(request: Request, name: str, given: Json) -> Json:
+        """Return what the REST API answers to the call that a tool is."""
         user_id = given.pop("user_id", None)
+        task_id = given.pop("task_id", None) if TOOLS[name][0] == "task_id" else None
         route = routes[user_id is not None][name.replace("add", "create")]
-        path, query = {"user_id": user_id}, b""
-        if TOOLS[name][0] == "task_id":
-            task_id = given.pop("task_id", "")
-            path["id"] = str(task_id) if type(task_id) in (int, str) else ""  # which is no id
-        if name == "list_tasks":
-            query = _query(given)
-        elif name == "complete_task":
-            given = {"completed": True} | given
-        elif given and not route.body_field:
-            raise InvalidInput([field_error("body", min(given), "is not an argument here")])
-        sent: list[Message] = [{"type": "http.request", "body": json.dumps(given).encode()}]
-
-        async def receive() -> Message:
-            return sent.pop() if sent else await request.receive()
-
+        path = {"user_id": user_id, "id": str(task_id) if type(task_id) is int else task_id}
         headers = [it for it in request.scope["headers"] if it[0] in _PASSED_ON]
-        scope = {**request.scope, "headers": headers, "path_params": path, "query_string": query}
-        text: str = (await route.answer(Request(scope, receive))).body.decode()
-        if not text:
-            raise ApiError(499, "The client went away.")  # nobody reads it
-        return f'{{"tasks":{text}}}' if name == "list_tasks" else text
+        own = {"path_params": path, "headers": headers, "query_string": b""}
+        try:
+            if name == "list_tasks":
+                own["query_string"] = _query(given)
+            elif name == "complete_task":
+                given = {"completed": True} | given
+            elif given and not route.body_field:
+                raise InvalidInput([field_error("body", min(given), "is not an argument here")])
+            body: asyncio.Queue[Json] = asyncio.Queue()
+            body.put_nowait({"type": "http.request", "body": json.dumps(given).encode()})
+            done = await route.answer(Request({**request.scope, **own}, body.get))
+        except ApiError as error:
+            return _said(error.detail, isError=True)
+        text, link = done.body.decode(), done.headers.get("link")
+        if name == "list_tasks":
+            text, link = f'{{"tasks":{text}}}', None
+        return _said(text, link, structuredContent=json.loads(text))
 
     async def name_issuer(request: Request) -> Response:
         servers = {"authorization_servers": [issuer]} if issuer else {}
-        return _json({"resource": f"{request.base_url}mcp", **servers})
+        return json_answer({"resource": f"{request.base_url}mcp", **servers})
 
-    paths = (f"/{_METADATA}", f"/{_METADATA}/mcp") if owners.tokens else ()
-    return [Route("/mcp", speak, methods=["POST"]), *(Route(path, name_issuer) for path in paths)]
-
-
-def _read(raw: bytes) -> Call:
-    try:
-        return Call.model_validate_json(raw)
-    except ValidationError as invalid:
-        code = -32700 if invalid.errors()[0]["type"] == "json_invalid" else -32600
-        raise Refused(code, "The body must be one JSON-RPC 2.0 message, no batch.") from None
+    paths = (f"/{_METADATA}", f"/{_METADATA}/mcp") if auth_on else ()
+    agents = TaskRoute("/mcp", speak, methods=["POST"], include_in_schema=False)
+    return [agents, *(Route(path, name_issuer) for path in paths)]
 
 
-def _is_modern(request: Request, call: Call) -> bool:
-    """Return whether a request says all about itself; its headers must then say the same."""
-    meta = call.params["_meta"] if isinstance(call.params.get("_meta"), dict) else {}
-    said = [request.headers.get(f"mcp-{it}") for it in ("protocol-version", "method", "name")]
-    version = meta.get(_NEEDED[0], said[0] or LEGACY[-1])
-    if version not in SUPPORTED:
-        known = {"supported": SUPPORTED, "requested": version}
-        raise Refused(-32022, "Unsupported protocol version", known)
-    if version == MODERN and not meta.keys() >= {*_NEEDED}:
-        raise Refused(-32602, f"params._meta must have {' and '.join(_NEEDED)}.")
-    name = call.params.get("name") if call.method == "tools/call" else said[2]
-    if version == MODERN and said != [version, call.method, name]:
-        raise Refused(-32020, "MCP-Protocol-Version, Mcp-Method and Mcp-Name must match the body.")
-    return bool(version == MODERN)
+def _error(status: int, code: int, message: str, **data: Json) -> tuple[Json, int]:
+    return {"jsonrpc": "2.0", "error": {"code": code, "message": message, **data}}, status
+
+
+def _said(*texts: str | None, **more: Any) -> Json:
+    return {"content": [{"type": "text", "text": it} for it in texts if it], **more, **_DONE}
 
 
 @cache
-def _tools(*, auth_on: bool) -> list[Json]:
-    """Return what `tools/list` shows."""
-    tools = []
-    for name, (needed, model, about) in TOOLS.items():
-        fields: Json = {} if auth_on else {"user_id": _USER_ID}
-        fields |= {"task_id": _TASK_ID} if needed == "task_id" else {}
-        schema = json.loads(json.dumps(model.model_json_schema()), object_hook=_plain)
-        for field, rules in schema["properties"].items():
-            if field not in UNDOCUMENTED or model is not TaskQuery:
-                told = {"description": getattr(Task.model_fields.get(field), "description", field)}
-                fields[field] = told | rules | (_LIMIT if field == "limit" else {})
-        schema = {"type": "object", "properties": fields, "additionalProperties": False}
-        schema["required"] = [needed] if needed else []
-        reads, destroys = name in ("list_tasks", "get_task"), name in ("update_task", "delete_task")
-        hints = {"readOnlyHint": reads, "destructiveHint": destroys, "openWorldHint": False}
-        tool = {"name": name, "description": about, "inputSchema": schema, "annotations": hints}
-        tools.append(tool)
-    return tools
+def _tool(name: str, *, auth_on: bool) -> Json:
+    """Return what `tools/list` shows of a tool."""
+    needed, model, about = TOOLS[name]
+    fields: Json = {} if auth_on else {"user_id": _USER_ID}
+    fields |= {"task_id": _TASK_ID} if needed == "task_id" else {}
+    schema = json.loads(json.dumps(model.model_json_schema()), object_hook=_plain)
+    for field, rules in schema["properties"].items():
+        if "description" in rules or model is not TaskQuery:
+            told = {"description": getattr(Task.model_fields.get(field), "description", field)}
+            fields[field] = told | rules | (_LIMIT if field == "limit" else {})
+    schema = {"type": "object", "properties": fields, "additionalProperties": False}
+    schema["required"] = [needed] if needed else []
+    reads, destroys = name in ("list_tasks", "get_task"), name in ("update_task", "delete_task")
+    hints = {"readOnlyHint": reads, "destructiveHint": destroys, "openWorldHint": False}
+    return {"name": name, "description": about, "inputSchema": schema, "annotations": hints}
 
 
 def _plain(schema: Json) -> Json:
@@ -204,12 +185,8 @@ def _plain(schema: Json) -> Json:
 
 def _query(given: Json) -> bytes:
     """Return arguments as a query string."""
-    given = {"limit": 100} | {name: given[name] for name in given if given[name] is not None}
+    given = {"limit": 100} | {name: it for name, it in given.items() if it is not None}
     if str(given["limit"]) not in map(str, range(1, 101)):
         raise InvalidInput([field_error("query", "limit", "must be 1 to 100")])
-    given = {name: str(it).lower() if isinstance(it, bool) else it for name, it in given.items()}
-    return urlencode(given, doseq=True, errors="surrogatepass").encode()
-
-
-def _json(content: Json, status: int = 200) -> Response:
-    return Response(json.dumps(content), status, media_type="application/json")
+    flags = {name: json.dumps(it) for name, it in given.items() if isinstance(it, bool)}
+    return urlencode(given | flags, doseq=True).encode()

@@ -51,6 +51,6 @@ def test_an_agent_that_hung_up_is_no_error_of_the_service(
     with locked(new_database.url):
         for _ in range(40):
             hang_up_after_sending(own, f"{head}{len(adding)}\r\n\r\n{adding}".encode())
-        wait_until(lambda: own.log.count("POST /mcp 200") >= 20, "what waited is given up")
+        wait_until(lambda: own.log.count("POST /mcp 499") >= 30, "what waited is given up")
     httpx2.get(f"{own.url}/api/tasks").raise_for_status()
     assert "unexpected error" not in own.log

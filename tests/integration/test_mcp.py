@@ -123,6 +123,24 @@ def test_a_tasks_whole_life_shows_in_rest(client: httpx2.Client, user: str, task
     assert client.get(tasks).json() == [restored]
 
 
+def test_the_answer_to_completing_a_task_that_repeats_names_the_next(
+    client: httpx2.Client, user: str, tasks: str
+) -> None:
+    weekly = {"recurrence": "FREQ=WEEKLY", "due_date": "2026-12-01"}
+    for tool, change in (("complete_task", {}), ("update_task", {"completed": True})):
+        task = create(client, tasks, **weekly)
+        arguments = {"task_id": task["id"], "user_id": user, **change}
+        for _ in range(2):  # also when it is repeated
+            result = answered(client, call("tools/call", {"name": tool, "arguments": arguments}))
+            shown, told = (json.loads(result["content"][0]["text"]), result["content"][1]["text"])
+            assert shown == result["structuredContent"] == client.get(task["url"]).json()
+            url = told.removeprefix("<").removesuffix('>; rel="next"')
+            following = client.get(url).json()
+            assert (following["title"], following["completed"]) == (task["title"], False)
+        use(client, "delete_task", task_id=following["id"], user_id=user)
+        use(client, tool, **arguments)  # there is none any more
+
+
 def test_without_a_user_the_tasks_are_the_default_users(client: httpx2.Client) -> None:
     task = use(client, "add_task", title="of whom?")
     assert task["user_id"] == "demo"
