@@ -176,6 +176,15 @@ UNRULED: Final = task.recurrence.is_(None)
 Shape = tuple[tuple[str, str], ...]
 
 
+def by_key(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return what else must hold of a task that its key finds, said so that no planner goes by it.
+
+    Without statistics, as of a new table, PostgreSQL takes IS NULL for rare, and would begin with
+    all tasks of which that holds.
+    """
+    return func.coalesce(condition, false())
+
+
 def order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
     """Return the ORDER BY clause for the keys of a list; without any the newest are first."""
     keys = []

@@ -37,7 +37,7 @@ import gathered
 from engines import BULK_DEADLINE, DEADLINE
 from engines.spelling import one_of, or_nothing, random_number
 from fields import timestamp
-from filters import LIVE, OWNED, UNRULED, Shape, matching, order_by, overdue
+from filters import LIVE, OWNED, UNRULED, Shape, by_key, matching, order_by, overdue
 from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from models import FEED, GONE, ROW, TASK, NumberList
 from positions import (
@@ -141,9 +141,9 @@ class Target(NamedTuple):
         return and_(
             OWNED,
             column == bindparam(self.key),
-            *([] if self.trash else [LIVE]),
+            *([] if self.trash else [by_key(LIVE)]),
             *([guard] if self.guarded else []),
-            *([UNRULED] if self.unruled else []),
+            *([by_key(UNRULED)] if self.unruled else []),
         )
 
 
