@@ -23,6 +23,7 @@ from psycopg2.sql import SQL, Identifier
 from engines import DEADLINE, postgres
 from engines.gather import Gatherer
 from engines.postgres import Pool, Rows, Undone
+from engines.prepared import Prepared
 from errors import Unavailable
 from tests.support.needs import need
 from tests.support.pgbouncer import PgBouncer
@@ -241,6 +242,35 @@ def test_a_shared_write_that_is_done_and_cannot_be_read_is_not_done_again(
             answers = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(answer) for answer in answers] == [ValueError] * 4
             assert await value(pool, "SELECT count(*) FROM counters WHERE id = 3") == 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [
+        ("SELECT 1", "DEALLOCATE ALL"),
+        ("PREPARE {name} (int) AS {sql}", "SELECT 1"),
+        ("SELECT 1", "ALTER TABLE counters ALTER n TYPE text"),
+    ],
+    ids=["gone", "there already", "of another type"],
+)
+def test_what_a_pooler_or_a_migration_has_changed_is_done_all_the_same_and_once(
+    run: Run[Any], table: str, before: str, between: str
+) -> None:
+    add = "INSERT INTO counters SELECT %(id)s, n FROM counters WHERE id = 1 RETURNING n"
+    prepared = Prepared(add, {"id": "INT"})
+    words = {"name": prepared.name, "sql": add % {"id": "$1"}}
+
+    async def scenario() -> None:
+        async with pool_on(table) as pool:
+            await pool.run(before.format(**words), {}, repeatable=False)
+            await pool.run(prepared, {"id": 3}, repeatable=False)
+            await pool.run(between.format(**words), {}, repeatable=False)
+            await pool.run(prepared, {"id": 3}, repeatable=False)
+            assert not pool.prepares
+            await pool.run(prepared, {"id": 3}, repeatable=False)
+            assert await value(pool, "SELECT count(*) FROM counters WHERE id = 3") == 3
 
     run(scenario())
 

@@ -106,7 +106,9 @@ def counted_postgresql(server: Postgres) -> Iterator[Counted]:
             assert counts.queries == counts.ready == len(counts.sql), counts.sql
             # Each takes its limit of time with it, in the same message.
             assert all(sql.startswith("SET LOCAL statement_timeout = ") for sql in counts.sql)
-            return counts.completed - counts.queries, counts.round_trips
+            # To plan one, the first time on a connection, touches no task.
+            planned = sum("; PREPARE tasks_" in sql for sql in counts.sql)
+            return counts.completed - counts.queries - planned, counts.round_trips
 
         yield Counted(client, proxy.reset, count)
 
