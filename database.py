@@ -27,7 +27,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from engines import postgres, sqlite
 from engines.gather import Gatherer
-from engines.prepared import Prepared
+from engines.prepared import Prepared, Sql
 from errors import Conflict, Unavailable
 from models import TASK
 from queries import Query
@@ -101,6 +101,7 @@ class Database:
             sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
         self._compiled = lru_cache(maxsize=128)(self._compile)
+        self._prepared = lru_cache(maxsize=128)(self._prepare)
         self._gatherers: dict[ClauseElement, Gatherer] = {}
         self._pending = 0
         # Called with the user whose position a write of this process has raised.
@@ -175,9 +176,11 @@ class Database:
         if query.each and query.many is not None:
             calls = [{"n": n, **compiled.parameters(one)} for n, one in enumerate(query.each)]
             together = self._compiled(query.many)
-            sql, parameters = together.sql, {**together.constants, "calls": to_json(calls).decode()}
+            sql: Sql = together.sql
+            parameters = {**together.constants, "calls": to_json(calls).decode()}
         else:
-            sql, parameters = compiled.sql, compiled.parameters(query.parameters)
+            sql = self._prepared(query.statement) if query.planned_once else compiled.sql
+            parameters = compiled.parameters(query.parameters)
         return Result(
             *await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
         )
@@ -207,17 +210,14 @@ class Database:
         if query.many is None or query.each or isinstance(self._pool, sqlite.Pool):
             return None
         if query.statement not in self._gatherers:
-            one, many = self._compiled(query.statement), self._compiled(query.many)
+            one, many = self._prepared(query.statement), self._prepared(query.many)
+            constants = self._compiled(query.many).constants
             self._gatherers[query.statement] = Gatherer(
-                self._pool,
-                self._prepared(query.statement) if query.planned_once else one.sql,
-                self._prepared(query.many),
-                many.constants,
-                repeatable=query.repeatable,
+                self._pool, one, many, constants, repeatable=query.repeatable
             )
         return self._gatherers[query.statement]
 
-    def _prepared(self, statement: ClauseElement) -> Prepared:
+    def _prepare(self, statement: ClauseElement) -> Prepared:
         sql = statement.compile(dialect=self._dialect)
         assert isinstance(sql, SQLCompiler)
         types = {name: sql.binds[name].type.compile(self._dialect) for name in sql.params}

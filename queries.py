@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import (
+    BigInteger,
     ClauseElement,
     ColumnElement,
     Update,
@@ -67,9 +68,7 @@ class Query(NamedTuple):
     parameters: Mapping[str, Any]
     repeatable: bool = False
     many: ClauseElement | None = None  # the same for many callers at once, see `gathered.py`
-    planned_once: bool = (
-        True  # whether one plan is good for everybody, and not by how much they have
-    )
+    planned_once: bool = False  # since one plan is good for everybody, however much they have
     deadline: float = DEADLINE  # seconds
     on_sqlite: ClauseElement | None = None  # the statement there, if it is another
     raises: ClauseElement | None = None  # what SQLite runs before it, in one transaction
@@ -162,7 +161,7 @@ def read_task(owner: str, ref: Ref, *, trash: bool = False) -> Query:
     key, values = named(owner, ref)
     one = Target(key, trash=trash)
     many = gathered.READ if one == _GATHERED else None
-    return Query(_read(one), values, repeatable=True, many=many)
+    return Query(_read(one), values, repeatable=True, many=many, planned_once=True)
 
 
 def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
@@ -173,7 +172,7 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     """
     values = {"owner": owner, **new_values(new)}
     if key is None and new.uid is None:
-        return Query(_create, values, many=gathered.CREATE, raises=RAISE_OR_MAKE)
+        return Query(_create, values, many=gathered.CREATE, planned_once=True, raises=RAISE_OR_MAKE)
     values |= {"key": key, "new_uid": new.uid, "fingerprint": fingerprint(new)}
     once = _create_once(new.uid is not None, key is not None)
     return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE)
@@ -216,7 +215,8 @@ def toggle_task(owner: str, ref: Ref, versions: Versions = None) -> Query:
     key, values = named(owner, ref, versions)
     one = Target(key, versions is not None, unruled=True)
     many = gathered.TOGGLE if one == _UNRULED else None
-    return Query(_toggle(one), values | {"now": now()}, many=many, raises=RAISE)
+    values["now"] = now()
+    return Query(_toggle(one), values, many=many, planned_once=True, raises=RAISE)
 
 
 def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: bool = False) -> Query:
@@ -356,9 +356,9 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
     }
     if going_on:
         values["before"] = wanted.before
-    elif not (wanted.conditions or wanted.sort or wanted.offset or wanted.limit < MAX_PAGE):
-        return Query(statement, values, True, gathered.LIST, planned_once=False)
-    return Query(statement, values, repeatable=True)
+    plain = not (wanted.conditions or wanted.sort or going_on or skipping)
+    many = gathered.LIST if plain and wanted.limit == MAX_PAGE else None
+    return Query(statement, values, repeatable=True, many=many, planned_once=plain)
 
 
 def update_tasks(
@@ -425,7 +425,7 @@ def _list(
         select(*ROW)
         .where(matching(shape), *([task.id < bindparam("before")] if going_on else []))
         .order_by(*order_by(sort, task))
-        .limit(bindparam("limit"))
+        .limit(bindparam("limit", type_=BigInteger()))
     )
     if not certain:
         return page.add_columns(total, _position)
