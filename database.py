@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import psycopg2
 import sqlalchemy
@@ -27,6 +27,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from engines import postgres, sqlite
 from engines.gather import Gatherer
+from engines.spelling import Citus
 from errors import Conflict, Unavailable
 from models import TASK
 from queries import Query
@@ -202,8 +203,13 @@ class Database:
         return Result(*rows)
 
     def _gatherer(self, query: Query) -> Gatherer | None:
-        """Return what gathers the calls of this query; None where each goes by itself."""
-        if query.many is None or query.each or isinstance(self._pool, sqlite.Pool):
+        """Return what gathers the calls of this query; None where each goes by itself.
+
+        So it is where tables are distributed: one user's call goes to one node, several to all.
+        """
+        if query.many is None or query.each or self.distributed:
+            return None
+        if isinstance(self._pool, sqlite.Pool):
             return None
         if query.statement not in self._gatherers:
             one, many = self._compiled(query.statement), self._compiled(query.many)
@@ -211,6 +217,11 @@ class Database:
                 self._pool, one.sql, many.sql, many.constants, repeatable=query.repeatable
             )
         return self._gatherers[query.statement]
+
+    @property
+    def distributed(self) -> bool:
+        """Whether what belongs to a user is on one of several nodes (Citus)."""
+        return isinstance(self._dialect, Citus)
 
     async def is_current(self) -> bool:
         """Return whether the database has the schema that this code is written for."""
@@ -253,6 +264,8 @@ class Database:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":
                     raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
+                if is_distributed(connection) is not None:  # as soon as this is at head
+                    self._dialect = Citus()  # type: ignore[no-untyped-call]
             if _is_at_head(connection):  # nobody is held up, and Alembic not loaded
                 return
 
@@ -304,11 +317,21 @@ class Database:
 
 
 def _is_at_head(connection: Connection) -> bool:
+    if is_distributed(connection) is False:
+        return False
     columns = columns_in(connection)
     return versions_in(connection, VERSION_TABLE) == [HEAD] and all(
         columns.get(name, set()) >= set(table.c.keys())
         for name, table in TASK.metadata.tables.items()
     )
+
+
+def is_distributed(connection: Connection) -> bool | None:
+    """Return whether tables are distributed by user; None where that cannot be (no Citus)."""
+    if connection.dialect.name == "sqlite":
+        return None
+    done = "SELECT to_regproc('task_moved') IS NOT NULL FROM pg_extension WHERE extname = 'citus'"
+    return cast("bool | None", connection.exec_driver_sql(done).scalar())
 
 
 def versions_in(connection: Connection, table: str) -> list[str]:

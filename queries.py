@@ -43,11 +43,11 @@ from models import FEED, GONE, ROW, TASK, NumberList
 from positions import (
     MOVED,
     MOVED_KNOWN,
-    MOVED_OR_MADE,
     OWNER,
     RAISE,
     RAISE_KNOWN,
     RAISE_OR_MAKE,
+    MadePosition,
 )
 from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
 
@@ -96,7 +96,7 @@ TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.p
 # What comes again with the same uid or key counts, and shows what it came with first.
 _again = {"idempotency_replays": task.idempotency_replays + 1}
 _insert = insert(TASK).values(
-    position=select(MOVED_OR_MADE.c.position).scalar_subquery(),
+    position=MadePosition(),
     **FRESH,
     **{column: bindparam(name) for column, name in MADE_OF.items()},
 )

@@ -1,17 +1,27 @@
-"""What the two databases spell differently, as SQL functions that compile for either."""
+"""What the two databases spell differently, as SQL functions that compile for either.
+
+Where PostgreSQL has its tables on several nodes (Citus), one is spelt a third way.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Integer, Text
+from sqlalchemy.dialects.postgresql import psycopg2
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeEngine
 
 
+class Citus(psycopg2.dialect):
+    """PostgreSQL whose tables are distributed by user."""
+
+    supports_statement_cache = True
+
+
 def _spelt(
-    kind: TypeEngine[Any], *, postgresql: str, sqlite: str
+    kind: TypeEngine[Any], *, postgresql: str, sqlite: str, citus: str | None = None
 ) -> Callable[..., ColumnElement[Any]]:
     """Return a SQL function that each database spells its own way; `{0}` is its first argument."""
 
@@ -19,15 +29,14 @@ def _spelt(
         type = kind
         inherit_cache = True
 
-    def spell(template: str) -> Any:
+    def spell(template: str, there: str | None = None) -> Any:
         def compile_(function: Any, compiler: Any, **options: Any) -> str:
-            return template.format(
-                *(compiler.process(part, **options) for part in function.clauses)
-            )
+            chosen = there if there and isinstance(compiler.dialect, Citus) else template
+            return chosen.format(*(compiler.process(part, **options) for part in function.clauses))
 
         return compile_
 
-    compiles(Spelt, "postgresql")(spell(postgresql))
+    compiles(Spelt, "postgresql")(spell(postgresql, citus))
     compiles(Spelt, "sqlite")(spell(sqlite))
     return Spelt
 
@@ -63,11 +72,13 @@ timestamp_text: Final = _spelt(
 or_nothing: Final = _spelt(Integer(), postgresql="(1 / ({0})::int)", sqlite="nullif({0}, 0)")
 # Whether there is a value; in RETURNING, SQLite takes IS NOT NULL for true.
 is_set: Final = _spelt(Boolean(), postgresql="({0} IS NOT NULL)", sqlite="(typeof({0}) <> 'null')")
-# A number that has not been there and does not come again, below 2^53.
+# A number that has not been there and does not come again, below 2^53. No update on several nodes
+# takes a volatile function: there all rows of a statement have one.
 random_number: Final = _spelt(
     BigInteger(),
     postgresql="(random() * 9007199254740991)::bigint",
     sqlite="abs(random() % 9007199254740991)",
+    citus="(hashtextextended(now()::text || pg_backend_pid(), 0) & 9007199254740991)",
 )
 # A UUID of version 4 (RFC 9562 section 5.4), as text.
 new_uuid: Final = _spelt(
