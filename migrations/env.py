@@ -30,17 +30,17 @@ _EARLIER: Final = (
 )
 
 _DISTRIBUTE: Final = (
+    # See `positions.py`. Where this is, the rest has been done; but first, since Citus wants it so.
+    "CREATE FUNCTION task_moved(owner text) RETURNS bigint LANGUAGE plpgsql AS $$ "
+    "DECLARE raised bigint; BEGIN INSERT INTO task_feed (user_id, position, forgotten) "
+    "VALUES (owner, 2, 0) ON CONFLICT (user_id) DO UPDATE SET position = task_feed.position + 1 "
+    "RETURNING position INTO raised; RETURN raised; END $$",
     "SELECT create_distributed_table('task', 'user_id')",
     "SELECT create_distributed_table('task_feed', 'user_id', colocate_with => 'task')",
     "SELECT create_distributed_table('task_gone', 'user_id', colocate_with => 'task')",
     # What is on the nodes now is no longer here.
     "SELECT truncate_local_data_after_distributing_table(name) "
     "FROM unnest('{task,task_feed,task_gone}'::regclass[]) AS name",
-    # See `positions.py`. Where this is, all of the above has been done.
-    "CREATE FUNCTION task_moved(owner text) RETURNS bigint LANGUAGE plpgsql AS $$ "
-    "DECLARE raised bigint; BEGIN INSERT INTO task_feed (user_id, position, forgotten) "
-    "VALUES (owner, 2, 0) ON CONFLICT (user_id) DO UPDATE SET position = task_feed.position + 1 "
-    "RETURNING position INTO raised; RETURN raised; END $$",
 )
 
 

@@ -18,6 +18,8 @@ from tests.support.service import Service
 
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
 KINDS = ("sqlite", "postgresql")
+# What is about the nodes of a Citus cluster is a test only where there is one.
+collect_ignore = [] if EXTERNAL and Server(EXTERNAL).nodes else ["integration/test_distributed.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
