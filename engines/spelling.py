@@ -1,6 +1,7 @@
 """What the two databases spell differently, as SQL functions that compile for either.
 
-Where PostgreSQL has its tables on several nodes (Citus), one is spelt a third way.
+Where PostgreSQL has its tables on several nodes (Citus), a statement that changes something takes
+no volatile function, and of a column no stable one: what is either is spelt a third way.
 """
 
 from collections.abc import Callable
@@ -59,12 +60,14 @@ has_tags: Final = _spelt(
 tag_lines: Final = _spelt(
     Text(),
     postgresql="array_to_string({0}, chr(10))",
+    citus="task_text({0})",
     sqlite="(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({0}))",
 )
 # A timestamp as the text that a client sees.
 timestamp_text: Final = _spelt(
     Text(),
     postgresql="to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    citus="task_text({0})",
     sqlite="replace({0}, ' ', 'T') || 'Z'",
 )
 # 1 where the condition holds; else the statement fails and has done nothing: division by zero
@@ -72,8 +75,8 @@ timestamp_text: Final = _spelt(
 or_nothing: Final = _spelt(Integer(), postgresql="(1 / ({0})::int)", sqlite="nullif({0}, 0)")
 # Whether there is a value; in RETURNING, SQLite takes IS NOT NULL for true.
 is_set: Final = _spelt(Boolean(), postgresql="({0} IS NOT NULL)", sqlite="(typeof({0}) <> 'null')")
-# A number that has not been there and does not come again, below 2^53. No update on several nodes
-# takes a volatile function: there all rows of a statement have one.
+# A number that has not been there and does not come again, below 2^53; on several nodes one for all
+# rows of a statement.
 random_number: Final = _spelt(
     BigInteger(),
     postgresql="(random() * 9007199254740991)::bigint",

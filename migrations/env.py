@@ -35,6 +35,11 @@ _DISTRIBUTE: Final = (
     "DECLARE raised bigint; BEGIN INSERT INTO task_feed (user_id, position, forgotten) "
     "VALUES (owner, 2, 0) ON CONFLICT (user_id) DO UPDATE SET position = task_feed.position + 1 "
     "RETURNING position INTO raised; RETURN raised; END $$",
+    # See `engines/spelling.py`: these depend on no setting, and may be called immutable.
+    "CREATE FUNCTION task_text(text[]) RETURNS text LANGUAGE sql IMMUTABLE AS "
+    "$$ SELECT array_to_string($1, chr(10)) $$",
+    "CREATE FUNCTION task_text(timestamptz) RETURNS text LANGUAGE sql IMMUTABLE AS "
+    """$$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$""",
     "SELECT create_distributed_table('task', 'user_id')",
     "SELECT create_distributed_table('task_feed', 'user_id', colocate_with => 'task')",
     "SELECT create_distributed_table('task_gone', 'user_id', colocate_with => 'task')",

@@ -26,6 +26,7 @@ MORE: list[tuple[str, str, dict[str, Any], int]] = [
     ("PATCH", "/c/complete", {}, 200),
     ("POST", "", {"json": DAILY}, 201),
     ("PATCH", "", {"json": {"completed": True}}, 200),
+    ("PATCH", "?tags_like=a&updated_at_like=2", {"json": {"title": "x"}}, 200),
     ("GET", "/changes", {}, 200),
     ("GET", "/changes?since=2&limit=1", {}, 200),
     ("GET", "?deleted=true", {}, 200),
