@@ -116,7 +116,10 @@ class Server:
         for place, server in enumerate(self.nodes):
             at = urlsplit(server.base_url)
             add = "citus_add_node" if place else "citus_set_coordinator_host"
-            self.execute(f"SELECT {add}(%s, %s)", at.hostname, at.port, database=name)
+            # All nodes know the roles; two who tell them so at once stand in each other's way.
+            alone = "SET citus.enable_alter_role_propagation = off; "
+            alone += "SET citus.enable_create_role_propagation = off; "
+            self.execute(f"{alone} SELECT {add}(%s, %s)", at.hostname, at.port, database=name)
 
     def drop_databases(self) -> None:
         """Drop every database that `create_database` made."""
