@@ -100,6 +100,7 @@ class Database:
         self._dialect: Dialect = (
             sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
+        self.distributed = False  # by user, over several nodes (Citus)
         self._compiled = lru_cache(maxsize=128)(self._compile)
         self._gatherers: dict[ClauseElement, Gatherer] = {}
         self._pending = 0
@@ -218,11 +219,6 @@ class Database:
             )
         return self._gatherers[query.statement]
 
-    @property
-    def distributed(self) -> bool:
-        """Whether what belongs to a user is on one of several nodes (Citus)."""
-        return isinstance(self._dialect, Citus)
-
     async def is_current(self) -> bool:
         """Return whether the database has the schema that this code is written for."""
         if self._file and not _is_writable(self._file):
@@ -265,7 +261,7 @@ class Database:
                 if encoding != "UTF8":
                     raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
                 if is_distributed(connection) is not None:  # as soon as this is at head
-                    self._dialect = Citus()  # type: ignore[no-untyped-call]
+                    self._dialect, self.distributed = Citus(), True  # type: ignore[no-untyped-call]
             if _is_at_head(connection):  # nobody is held up, and Alembic not loaded
                 return
 
