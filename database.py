@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import psycopg2
 import sqlalchemy
@@ -28,6 +28,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from engines import postgres, sqlite
 from engines.gather import Gatherer
 from engines.prepared import Prepared, Sql
+from engines.spelling import Citus
 from errors import Conflict, Unavailable
 from models import TASK
 from queries import Query
@@ -100,6 +101,7 @@ class Database:
         self._dialect: Dialect = (
             sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
+        self.distributed = False  # by user, over several nodes (Citus)
         self._compiled = lru_cache(maxsize=128)(self._compile)
         self._prepared = lru_cache(maxsize=128)(self._prepare)
         self._gatherers: dict[ClauseElement, Gatherer] = {}
@@ -147,7 +149,7 @@ class Database:
         """Run one statement, atomically and in one round trip, or raise `Unavailable`."""
         if self._pending >= QUEUE:
             raise Unavailable("Too many requests are waiting for the database.")
-        there = query.on_sqlite if self._file else None
+        there = query.on_citus if self.distributed else query.on_sqlite if self._file else None
         compiled = self._compiled(query.statement if there is None else there)
         self._pending += 1
         try:
@@ -179,7 +181,8 @@ class Database:
             sql: Sql = together.sql
             parameters = {**together.constants, "calls": to_json(calls).decode()}
         else:
-            sql = self._prepared(query.statement) if query.planned_once else compiled.sql
+            planned_once = query.planned_once and not self.distributed
+            sql = self._prepared(query.statement) if planned_once else compiled.sql
             parameters = compiled.parameters(query.parameters)
         return Result(
             *await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
@@ -206,8 +209,13 @@ class Database:
         return Result(*rows)
 
     def _gatherer(self, query: Query) -> Gatherer | None:
-        """Return what gathers the calls of this query; None where each goes by itself."""
-        if query.many is None or query.each or isinstance(self._pool, sqlite.Pool):
+        """Return what gathers the calls of this query; None where each goes by itself.
+
+        So it is where tables are distributed: one user's call goes to one node, several to all.
+        """
+        if query.many is None or query.each or self.distributed:
+            return None
+        if isinstance(self._pool, sqlite.Pool):
             return None
         if query.statement not in self._gatherers:
             one, many = self._prepared(query.statement), self._prepared(query.many)
@@ -266,6 +274,8 @@ class Database:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":
                     raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
+                if is_distributed(connection) is not None:  # as soon as this is at head
+                    self._dialect, self.distributed = Citus(), True  # type: ignore[no-untyped-call]
             if _is_at_head(connection):  # nobody is held up, and Alembic not loaded
                 return
 
@@ -317,11 +327,21 @@ class Database:
 
 
 def _is_at_head(connection: Connection) -> bool:
+    if is_distributed(connection) is False:
+        return False
     columns = columns_in(connection)
     return versions_in(connection, VERSION_TABLE) == [HEAD] and all(
         columns.get(name, set()) >= set(table.c.keys())
         for name, table in TASK.metadata.tables.items()
     )
+
+
+def is_distributed(connection: Connection) -> bool | None:
+    """Return whether tables are distributed by user; None where that cannot be (no Citus)."""
+    if connection.dialect.name == "sqlite":
+        return None
+    done = "SELECT to_regproc('task_moved') IS NOT NULL FROM pg_extension WHERE extname = 'citus'"
+    return cast("bool | None", connection.exec_driver_sql(done).scalar())
 
 
 def versions_in(connection: Connection, table: str) -> list[str]:

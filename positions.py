@@ -1,18 +1,20 @@
 """Positions: every write raises its user's by one before it touches a task (see `models.Feed`).
 
 On PostgreSQL that is the first step, `moved`, of the write's own statement. SQLite has no steps
-that write: there it is a statement of its own, just before in the same transaction.
+that write: there it is a statement of its own, just before in the same transaction. Where tables
+are on several nodes (Citus) an insert has no steps: there a create calls a function that does it.
 """
 
 from typing import Any
 
-from sqlalchemy import Text, Update, bindparam, select
+from sqlalchemy import BigInteger, Text, Update, bindparam, func, select
 
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-from engines.spelling import one_of, or_nothing
+from engines.spelling import Citus, one_of, or_nothing
 from models import FEED, NumberList
 
 feed = FEED.c
@@ -39,6 +41,20 @@ def _raised(_: Any, compiler: Any, **options: Any) -> str:
     return str(compiler.process(position, **options))
 
 
+class MadePosition(FunctionElement[int]):
+    """The new position of a user who makes a task."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(MadePosition)
+def _made_position(_: Any, compiler: Any, **options: Any) -> str:
+    step = select(_MOVED_OR_MADE.c.position).scalar_subquery()
+    position = func.task_moved(OWNER) if isinstance(compiler.dialect, Citus) else step
+    return str(compiler.process(position, **options))
+
+
 def _raising(kind: type[Update], by: Any = 1) -> Any:
     return kind(FEED).where(feed.user_id == OWNER).values(position=feed.position + by)
 
@@ -58,4 +74,4 @@ _by_known = or_nothing(one_of(feed.position, bindparam("positions", type_=Number
 RAISE, RAISE_KNOWN = _raising(Update), _raising(Update, _by_known)
 RAISE_OR_MAKE = _raising_or_making(Insert)
 MOVED, MOVED_KNOWN = _step(_raising(_Raise)), _step(_raising(_Raise, _by_known))
-MOVED_OR_MADE = _step(_raising_or_making(_RaiseOrMake))
+_MOVED_OR_MADE = _step(_raising_or_making(_RaiseOrMake))

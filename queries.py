@@ -44,11 +44,11 @@ from models import FEED, GONE, ROW, TASK, NumberList
 from positions import (
     MOVED,
     MOVED_KNOWN,
-    MOVED_OR_MADE,
     OWNER,
     RAISE,
     RAISE_KNOWN,
     RAISE_OR_MAKE,
+    MadePosition,
 )
 from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
 
@@ -71,6 +71,7 @@ class Query(NamedTuple):
     planned_once: bool = False  # since one plan is good for everybody, however much they have
     deadline: float = DEADLINE  # seconds
     on_sqlite: ClauseElement | None = None  # the statement there, if it is another
+    on_citus: ClauseElement | None = None  # the same
     raises: ClauseElement | None = None  # what SQLite runs before it, in one transaction
     then: ClauseElement | None = None  # and after it
     each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
@@ -98,7 +99,7 @@ TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.p
 # What comes again with the same uid or key counts, and shows what it came with first.
 _again = {"idempotency_replays": task.idempotency_replays + 1}
 _insert = insert(TASK).values(
-    position=select(MOVED_OR_MADE.c.position).scalar_subquery(),
+    position=MadePosition(),
     **FRESH,
     **{column: bindparam(name) for column, name in MADE_OF.items()},
 )
@@ -337,7 +338,7 @@ def make_position(owner: str) -> Query:
 
     So it is where a version that knew none has made the tasks, during a rolling update.
     """
-    return Query(_make_position, {"owner": owner})
+    return Query(_make_position, {"owner": owner}, on_citus=_make_position_there)
 
 
 def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query:
@@ -404,13 +405,19 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 
 _at_position = select(feed.position).where(feed.user_id == OWNER)
-_make_position = (
-    insert(FEED)
-    .from_select(
-        ["user_id", "position", "forgotten"],
-        select(OWNER, literal(1), literal(0)).where(select(task.id).where(OWNED).exists()),
-    )
-    .on_conflict_do_nothing()
+
+
+def _making_position(row: Any) -> ClauseElement:
+    columns = ["user_id", "position", "forgotten"]
+    return insert(FEED).from_select(columns, row).on_conflict_do_nothing()
+
+
+_make_position = _making_position(
+    select(OWNER, literal(1), literal(0)).where(select(task.id).where(OWNED).exists())
+)
+# From a row of the user's shard: else Citus counts a row also where there was one.
+_make_position_there = _making_position(
+    select(task.user_id, literal(1), literal(0)).where(OWNED).limit(1)
 )
 _position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 

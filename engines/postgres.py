@@ -46,6 +46,7 @@ _DEFAULTS: Final = {
 # connection, resources, shutdown; and a primary that became a standby.
 _AWAY: Final = ("08", "53", "57P", "25006")
 _STANDBY: Final = "25006"  # nothing was done, and a new connection may find the primary
+_OTHERS: Final = ("08", "57P")  # on a connection that goes on: of a server behind this one (Citus)
 # The time is up, or an administrator's limit is reached: of a statement, a lock, a temporary file.
 _STOPPED: Final = ("57014", "55P03", "53400")
 _ROLLED_BACK: Final = ("40001", "40P01")  # for another transaction's sake: to be sent again
@@ -208,7 +209,10 @@ class _Connection:
         elif code in _STOPPED:
             job.fail(job.stopped())
         elif isinstance(error, psycopg2.Error) and (not code or code.startswith(_AWAY)):
-            self._pool.discard(self)
+            if not (code.startswith(_OTHERS) and self.usable()):
+                self._pool.discard(self)
+                if code:  # else it was cut, and opening the next one tells more
+                    self._pool.log_away(error)
             self._pool.lost(job, error)
         else:
             job.fail(error)
@@ -360,9 +364,7 @@ class Pool:
         self._connect_on_demand()
 
     def lost(self, job: _Job, error: psycopg2.Error) -> None:
-        """Take back a job whose connection died under it."""
-        if error.pgcode:  # else it was cut, and opening the next one tells more
-            self._log_away(error)
+        """Take back a job whose connection, or one behind it, died under it."""
         if (job.repeatable or error.pgcode == _STANDBY) and not job.sent_again:
             job.sent_again = True
             self.send_again(job)
@@ -402,7 +404,7 @@ class Pool:
             if "," in parse_dsn(self._dsn).get("host", ""):
                 # A host that swallows packets would hold up every attempt: begin with another.
                 self._options.setdefault("load_balance_hosts", "random")
-            self._log_away(error)
+            self.log_away(error)
             if not self._open:
                 for job in self._waiting.take_all():
                     job.fail(Unavailable())
@@ -414,7 +416,8 @@ class Pool:
         self._connecting.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         self.release(connection)
 
-    def _log_away(self, error: Exception) -> None:
+    def log_away(self, error: Exception) -> None:
+        """Say, once, that the server does not answer."""
         if not self._away:
             self._away = True
             reason = str(error).strip().partition("\n")[0] or "no answer"
@@ -443,7 +446,7 @@ class Pool:
             elif job.deadline + _FROZEN < now:
                 self.discard(connection)
             elif job.deadline < now and not job.rows.done():
-                self._log_away(TimeoutError())
+                self.log_away(TimeoutError())
                 job.fail(Unavailable() if job.repeatable else Unavailable(_UNKNOWN))
         self._ticker = None
         if self._waiting or busy:

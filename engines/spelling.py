@@ -1,17 +1,28 @@
-"""What the two databases spell differently, as SQL functions that compile for either."""
+"""What the two databases spell differently, as SQL functions that compile for either.
+
+Where PostgreSQL has its tables on several nodes (Citus), a statement that changes something takes
+no volatile function, and of a column no stable one: what is either is spelt a third way.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Integer, Text
+from sqlalchemy.dialects.postgresql import psycopg2
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeEngine
 
 
+class Citus(psycopg2.dialect):
+    """PostgreSQL whose tables are distributed by user."""
+
+    supports_statement_cache = True
+
+
 def _spelt(
-    kind: TypeEngine[Any], *, postgresql: str, sqlite: str
+    kind: TypeEngine[Any], *, postgresql: str, sqlite: str, citus: str | None = None
 ) -> Callable[..., ColumnElement[Any]]:
     """Return a SQL function that each database spells its own way; `{0}` is its first argument."""
 
@@ -19,15 +30,14 @@ def _spelt(
         type = kind
         inherit_cache = True
 
-    def spell(template: str) -> Any:
+    def spell(template: str, there: str | None = None) -> Any:
         def compile_(function: Any, compiler: Any, **options: Any) -> str:
-            return template.format(
-                *(compiler.process(part, **options) for part in function.clauses)
-            )
+            chosen = there if there and isinstance(compiler.dialect, Citus) else template
+            return chosen.format(*(compiler.process(part, **options) for part in function.clauses))
 
         return compile_
 
-    compiles(Spelt, "postgresql")(spell(postgresql))
+    compiles(Spelt, "postgresql")(spell(postgresql, citus))
     compiles(Spelt, "sqlite")(spell(sqlite))
     return Spelt
 
@@ -50,12 +60,14 @@ has_tags: Final = _spelt(
 tag_lines: Final = _spelt(
     Text(),
     postgresql="array_to_string({0}, chr(10))",
+    citus="task_text({0})",
     sqlite="(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({0}))",
 )
 # A timestamp as the text that a client sees.
 timestamp_text: Final = _spelt(
     Text(),
     postgresql="to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    citus="task_text({0})",
     sqlite="replace({0}, ' ', 'T') || 'Z'",
 )
 # 1 where the condition holds; else the statement fails and has done nothing: division by zero
@@ -63,11 +75,13 @@ timestamp_text: Final = _spelt(
 or_nothing: Final = _spelt(Integer(), postgresql="(1 / ({0})::int)", sqlite="nullif({0}, 0)")
 # Whether there is a value; in RETURNING, SQLite takes IS NOT NULL for true.
 is_set: Final = _spelt(Boolean(), postgresql="({0} IS NOT NULL)", sqlite="(typeof({0}) <> 'null')")
-# A number that has not been there and does not come again, below 2^53.
+# A number that has not been there and does not come again, below 2^53; on several nodes one for all
+# rows of a statement.
 random_number: Final = _spelt(
     BigInteger(),
     postgresql="(random() * 9007199254740991)::bigint",
     sqlite="abs(random() % 9007199254740991)",
+    citus="(hashtextextended(now()::text || pg_backend_pid(), 0) & 9007199254740991)",
 )
 # A UUID of version 4 (RFC 9562 section 5.4), as text.
 new_uuid: Final = _spelt(

@@ -1,4 +1,7 @@
-"""What Alembic runs: the migrations, over the service's connection or, by hand, one of its own."""
+"""What Alembic runs: the migrations, over the service's connection or, by hand, one of its own.
+
+Where the database has Citus, all that belongs to a user is then distributed by the user.
+"""
 
 from typing import Final
 
@@ -6,7 +9,15 @@ import sqlalchemy
 from alembic import context
 from sqlalchemy import Connection
 
-from database import VERSION_TABLE, Database, StartupError, columns_in, versions_in
+from database import (
+    HEAD,
+    VERSION_TABLE,
+    Database,
+    StartupError,
+    columns_in,
+    is_distributed,
+    versions_in,
+)
 from models import TASK, Task
 from settings import load_settings
 
@@ -16,6 +27,25 @@ _EARLIER: Final = (
     "id user_id title title_folded description description_folded completed completed_at priority "
     "due_date tags order created_at updated_at version idempotency_key idempotency_fingerprint "
     "idempotency_replays"
+)
+
+_DISTRIBUTE: Final = (
+    # See `positions.py`. Where this is, the rest has been done; but first, since Citus wants it so.
+    "CREATE FUNCTION task_moved(owner text) RETURNS bigint LANGUAGE plpgsql AS $$ "
+    "DECLARE raised bigint; BEGIN INSERT INTO task_feed (user_id, position, forgotten) "
+    "VALUES (owner, 2, 0) ON CONFLICT (user_id) DO UPDATE SET position = task_feed.position + 1 "
+    "RETURNING position INTO raised; RETURN raised; END $$",
+    # See `engines/spelling.py`: these depend on no setting, and may be called immutable.
+    "CREATE FUNCTION task_text(text[]) RETURNS text LANGUAGE sql IMMUTABLE AS "
+    "$$ SELECT array_to_string($1, chr(10)) $$",
+    "CREATE FUNCTION task_text(timestamptz) RETURNS text LANGUAGE sql IMMUTABLE AS "
+    """$$ SELECT to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$""",
+    "SELECT create_distributed_table('task', 'user_id')",
+    "SELECT create_distributed_table('task_feed', 'user_id', colocate_with => 'task')",
+    "SELECT create_distributed_table('task_gone', 'user_id', colocate_with => 'task')",
+    # What is on the nodes now is no longer here.
+    "SELECT truncate_local_data_after_distributing_table(name) "
+    "FROM unnest('{task,task_feed,task_gone}'::regclass[]) AS name",
 )
 
 
@@ -55,6 +85,9 @@ def _migrate(connection: Connection) -> None:
         context.get_context().stamp(context.script, "0001")
         connection.exec_driver_sql("DROP TABLE alembic_version")
     context.run_migrations()
+    if versions_in(connection, VERSION_TABLE) == [HEAD] and is_distributed(connection) is False:
+        for statement in _DISTRIBUTE:
+            connection.exec_driver_sql(statement)
 
 
 if (connection := context.config.attributes.get("connection")) is not None:

@@ -110,14 +110,17 @@ class Live:
                 now = time.time()
                 for stream in [each for streams in self._streams.values() for each in streams]:
                     stream.look_at_the_clock(now)
-                with suppress(Unavailable):
-                    known = changes.read_positions(list(self._streams))
+                known, positions = changes.read_positions(list(self._streams)), dict[str, int]()
+                try:
                     positions = dict((await self._database.run(known)).rows)
-                    self._reads.clear()
-                    for user_id, streams in self._streams.items():
-                        for stream in streams:
-                            if stream.since != positions.get(user_id, 1):
-                                stream.wake()
+                except Unavailable:
+                    if not self._database.distributed:  # else one node may be away
+                        continue
+                self._reads.clear()
+                for user_id, streams in self._streams.items():
+                    for stream in streams:
+                        if stream.since != positions.get(user_id, 1):
+                            stream.wake()
         finally:  # whatever ended this: no stream shall go on deaf
             self._end()
 

@@ -18,6 +18,12 @@ from tests.support.service import Service
 
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
 KINDS = ("sqlite", "postgresql")
+# On a Citus cluster there is a test of that, and none of a version that knew nothing of it.
+collect_ignore = [
+    "integration/test_rolling_update.py"
+    if EXTERNAL and Server(EXTERNAL).nodes
+    else "integration/test_distributed.py"
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -71,12 +71,13 @@ def upgrade() -> None:
         op.alter_column("task", "version", type_=sa.BigInteger())
         for column in _new_columns():
             op.add_column("task", column)
+        for index in _INDEXES[-2:]:
+            op.execute(index)
+        # The last of them: where a new table's indexes look equal, PostgreSQL goes by the newest.
         op.execute(
             "ALTER TABLE task DROP CONSTRAINT task_pkey, ADD CONSTRAINT task_pkey "
             "PRIMARY KEY (user_id, id)"
         )
-        for index in _INDEXES[-2:]:
-            op.execute(index)
     # What is there is numbered as if it had been made one after the other.
     op.execute(
         "UPDATE task SET position = numbered.place FROM (SELECT id, "

@@ -5,6 +5,8 @@ What the version before does goes on working; it sorts the tasks of a user to li
 
 from alembic import op
 
+from database import is_distributed
+
 revision = "0004"
 down_revision = "0003"
 
@@ -29,6 +31,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if is_distributed(op.get_bind()):  # which no version before knows
+        op.execute("SET LOCAL citus.multi_shard_modify_mode = sequential")
+        for table in ("task", "task_feed", "task_gone"):
+            op.execute(f"SELECT undistribute_table('{table}')")
+        op.execute("DROP FUNCTION task_moved(text), task_text(text[]), task_text(timestamptz)")
     op.execute(
         "CREATE INDEX task_user_id_created_at_id ON task (user_id, created_at DESC, id DESC)"
     )

@@ -125,7 +125,8 @@ def contents(url: str) -> dict[str, Any]:
     """Return the whole schema and all rows."""
     with connected(url) as connection:
         inspector = sqlalchemy.inspect(connection)
-        tables = inspector.get_table_names() + inspector.get_view_names()
+        views = [name for name in inspector.get_view_names() if not name.startswith("citus_")]
+        tables = inspector.get_table_names() + views
         rows = {
             table: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))]
             for table in tables

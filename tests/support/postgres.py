@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import closing
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -53,11 +53,25 @@ def wheel_version() -> str:
 
 
 class Server:
-    """What tests do with a PostgreSQL server, whoever runs it. `base_url`: a superuser's."""
+    """What tests do with a PostgreSQL server, whoever runs it. `base_url`: a superuser's.
+
+    It may be the coordinator of a Citus cluster: then databases are made on all nodes.
+    """
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self._created: list[str] = []
+
+    @cached_property
+    def nodes(self) -> "list[Server]":
+        """The servers of the cluster, its coordinator first; none where it is no cluster."""
+        if self.execute("SELECT to_regclass('pg_catalog.pg_dist_node')") == [(None,)]:
+            return []
+        parts = urlsplit(self.base_url)
+        credentials = parts.netloc.rpartition("@")[0]
+        found = self.execute("SELECT nodename, nodeport FROM pg_dist_node ORDER BY groupid")
+        hosts = (f"{credentials}@{name}:{port}" for name, port in found)
+        return [Server(parts._replace(netloc=host).geturl()) for host in hosts]
 
     def url(self, database: str | None = None) -> str:
         """The URL of a database of this server; of the one of the base URL when not named."""
@@ -82,18 +96,37 @@ class Server:
                 cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
 
-    def create_database(self, name: str | None = None) -> str:
-        """Make an empty database (with a new name when none is given); returns its URL."""
+    def create_database(self, name: str | None = None, *, distributed: bool = True) -> str:
+        """Make an empty database (with a new name when none is given); returns its URL.
+
+        In a cluster it has the extension, unless it is not `distributed` yet.
+        """
         name = name or f"test_{uuid4().hex}"
-        self.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
         self._created.append(name)
+        for server in self.nodes or [self]:
+            server.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+        if distributed:
+            self.distribute(name)
         return self.url(name)
+
+    def distribute(self, name: str) -> None:
+        """In a cluster, give a database the extension, and say where the nodes are."""
+        for server in self.nodes:
+            server.execute("CREATE EXTENSION citus", database=name)
+        for place, server in enumerate(self.nodes):
+            at = urlsplit(server.base_url)
+            add = "citus_add_node" if place else "citus_set_coordinator_host"
+            # All nodes know the roles; two who tell them so at once stand in each other's way.
+            alone = "SET citus.enable_alter_role_propagation = off; "
+            alone += "SET citus.enable_create_role_propagation = off; "
+            self.execute(f"{alone} SELECT {add}(%s, %s)", at.hostname, at.port, database=name)
 
     def drop_databases(self) -> None:
         """Drop every database that `create_database` made."""
         while self._created:
             name = Identifier(self._created.pop())
-            self.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            for server in self.nodes or [self]:
+                server.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
     def count_backends(self, database: str | None = None) -> int:
         """How many clients are connected, to one database or to any, this question's apart."""

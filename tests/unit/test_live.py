@@ -1,0 +1,63 @@
+"""Whom the streams' look for changes wakes when the database does not answer it."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from errors import Unavailable
+from routes import live
+
+
+class Away:
+    """A database that does not answer; on several nodes, one is enough for that."""
+
+    def __init__(self, *, distributed: bool) -> None:
+        self.distributed = distributed
+        self.asked = 0
+        self.enough = asyncio.Event()
+
+    async def run(self, _: object) -> None:
+        self.asked += 1
+        if self.asked == 3:
+            self.enough.set()
+        raise Unavailable
+
+
+class Listener:
+    """A stream that has seen position 7, and counts how often it is woken."""
+
+    since = 7
+    whose = SimpleNamespace(user_id="here")
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def end(self) -> None:
+        pass
+
+    def look_at_the_clock(self, now: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_each_stream_looks_for_itself_where_one_node_may_be_away(
+    monkeypatch: pytest.MonkeyPatch, distributed: bool
+) -> None:
+    monkeypatch.setattr(live, "_LOOK", 0.01)
+    monkeypatch.setattr(live, "_before_the_end", lambda _: None)
+    database: Any = Away(distributed=distributed)
+    listener: Any = Listener()
+
+    async def scenario() -> None:
+        streams = live.Live(database)
+        streams.add(listener, 0)
+        await database.enough.wait()
+        streams.remove(listener)
+
+    asyncio.run(scenario())
+    assert (listener.woken >= 2) == distributed
