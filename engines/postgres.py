@@ -20,7 +20,7 @@ from psycopg2.extensions import (
 )
 
 from engines import DEADLINE, Queue
-from engines.prepared import Prepared, Sql
+from engines.prepared import Prepared, Sql, spelt
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
@@ -154,22 +154,13 @@ class _Connection:
             return False
         self.job = job
         try:
-            limited = f"SET LOCAL statement_timeout = {tenths}00; {self._text(job.sql)}"
+            text = spelt(job.sql, self._prepared if self._pool.prepares else None)
+            limited = f"SET LOCAL statement_timeout = {tenths}00; {text}"
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
         # What fits the socket's empty buffer is written whole: only its answer is to come.
         return len(self._cursor.query) <= _SMALL or not self._advance()
-
-    def _text(self, sql: Sql) -> str:
-        if isinstance(sql, str):
-            return sql
-        if not self._pool.prepares:
-            return sql.plain
-        if sql.name in self._prepared:
-            return sql.again
-        self._prepared.add(sql.name)
-        return sql.first
 
     def ready(self) -> None:
         """Read or write what there is to."""

@@ -23,3 +23,17 @@ class Prepared:
 
 
 Sql = str | Prepared
+
+
+def spelt(sql: Sql, prepared: set[str] | None) -> str:
+    """Return the text to send on a connection where the names of `prepared` are, adding this one's;
+    None: where nothing stays prepared.
+    """
+    if isinstance(sql, str):
+        return sql
+    if prepared is None:
+        return sql.plain
+    if sql.name in prepared:
+        return sql.again
+    prepared.add(sql.name)
+    return sql.first
