@@ -182,9 +182,9 @@ def _created(*more: str) -> Any:
     return new, inserted
 
 
-_new, _inserted = _created()
-_made = _inserted.returning(*ROW).cte("made")
-CREATE = select(_new.c.n, *_made.c).select_from(_new.join(_made, _new.c.id == _made.c.id))
+_made = _created()[1].returning(*ROW).cte("made")
+_place = func.row_number().over(order_by=_made.c.id) - 1  # ids are in the order of the calls
+CREATE = select(_place, *_made.c)
 
 _new, _inserted = _created(*ONCE)
 _made = _inserted.on_conflict_do_update(**UNLESS_OTHER).returning(*ROW).cte("made")

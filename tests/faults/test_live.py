@@ -109,7 +109,10 @@ def test_who_comes_back_has_missed_nothing(new_database: Database, tasks: str, h
                 workers = psutil.Process(service.pids[0]).children()
                 max(workers, key=lambda one: len(one.net_connections())).kill()
             load.wait_for(201, 100)
-        assert sum(len(listener.statuses) for listener in listeners) > LISTENERS  # some came back
+            wait_until(
+                lambda: sum(len(listener.statuses) for listener in listeners) > LISTENERS,
+                "some come back",
+            )
         assert_all_know_all(listeners, client, tasks)
 
 
