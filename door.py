@@ -23,7 +23,7 @@ _NO_DATA: Final = ("/health", "/ready")
 LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
 PATIENCE: Final = 10.0  # seconds that so many bytes may take, and that a reader may read nothing
 _ON_THEIR_WAY: Final = 128 * 1024 * 1024  # bytes of large answers; while there are more of them,
-_HASTE: Final = 3.0  # seconds is the patience
+_HASTE: Final = 1.0  # second is the patience
 
 Headers = Mapping[bytes, bytes]
 

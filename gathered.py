@@ -68,9 +68,11 @@ UNLESS_OTHER: Final[dict[str, Any]] = {
 
 
 def _calls(**types: Any) -> Any:
+    """Return the calls, with parameters of these types, read once however often they are used."""
     columns = (sqlalchemy.column(name, kind) for name, kind in {"n": Integer(), **types}.items())
     records = func.json_to_recordset(sqlalchemy.cast(bindparam("calls", type_=Text()), JSON))
-    return records.table_valued(*columns).render_derived(name="call", with_types=True)
+    call = records.table_valued(*columns).render_derived(name="call", with_types=True)
+    return select(*call.c).cte("calls")
 
 
 _one_call = _calls(
