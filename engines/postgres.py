@@ -76,7 +76,7 @@ class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
     __slots__ = (
-        *("deadline", "loop", "owner", "parameters", "repeatable", "rows"),
+        *("deadline", "loop", "owner", "parameters", "planned", "repeatable", "rows"),
         *("seconds", "sent_again", "shared", "sql", "started"),
     )
 
@@ -96,6 +96,7 @@ class _Job:
         self.repeatable = repeatable
         self.shared = shared
         self.sent_again = False
+        self.planned = False
         self.seconds = seconds
         self.started = self.loop.time()
         self.deadline = self.started + seconds - waited
@@ -154,7 +155,8 @@ class _Connection:
             return False
         self.job = job
         try:
-            text = spelt(job.sql, self._prepared if self._pool.prepares else None)
+            job.planned = self._pool.prepares and isinstance(job.sql, Prepared)
+            text = spelt(job.sql, self._prepared if job.planned else None)
             limited = f"SET LOCAL statement_timeout = {tenths}00; {text}"
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
@@ -194,7 +196,7 @@ class _Connection:
             self._deliver(job)
         elif code in _ROLLED_BACK:
             self._pool.send_again(job)
-        elif code in _UNPREPARED and self._pool.prepares and isinstance(job.sql, Prepared):
+        elif code in _UNPREPARED and job.planned:
             self._pool.prepares = False
             self._pool.send_again(job)
         elif code in _STOPPED:

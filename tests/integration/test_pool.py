@@ -275,6 +275,21 @@ def test_what_a_pooler_or_a_migration_has_changed_is_done_all_the_same_and_once(
     run(scenario())
 
 
+def test_of_several_that_find_nothing_prepared_at_once_each_is_done_once(
+    run: Run[Any], table: str
+) -> None:
+    prepared = Prepared("INSERT INTO counters VALUES (%(id)s, 0)", {"id": "INT"})
+
+    async def scenario() -> None:
+        async with pool_on(table, 4) as pool:
+            for sql in (prepared, "DEALLOCATE ALL", prepared):
+                calls = (pool.run(sql, {"id": 3}, repeatable=False) for _ in range(4))
+                await asyncio.gather(*calls)
+            assert await value(pool, "SELECT count(*) FROM counters WHERE id = 3") == 8
+
+    run(scenario())
+
+
 def test_a_read_whose_connection_dies_each_time_is_sent_twice_not_for_ever(
     run: Run[Any], proxy: Proxy, dsn: str
 ) -> None:
