@@ -20,7 +20,7 @@ from psycopg2.extensions import (
 )
 
 from engines import DEADLINE, Queue
-from engines.prepared import Prepared, Sql, spelt
+from engines.prepared import Sql, spelt
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
@@ -76,8 +76,8 @@ class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
     __slots__ = (
-        *("deadline", "loop", "owner", "parameters", "planned", "repeatable", "rows"),
-        *("seconds", "sent_again", "shared", "sql", "started"),
+        *("deadline", "loop", "owner", "parameters", "repeatable", "rows"),
+        *("seconds", "sent_again", "shared", "sql", "started", "verb"),
     )
 
     def __init__(
@@ -96,7 +96,7 @@ class _Job:
         self.repeatable = repeatable
         self.shared = shared
         self.sent_again = False
-        self.planned = False
+        self.verb = ""  # PREPARE or EXECUTE, where its plan is kept
         self.seconds = seconds
         self.started = self.loop.time()
         self.deadline = self.started + seconds - waited
@@ -155,8 +155,8 @@ class _Connection:
             return False
         self.job = job
         try:
-            job.planned = self._pool.prepares and isinstance(job.sql, Prepared)
-            text = spelt(job.sql, self._prepared if job.planned else None)
+            text = spelt(job.sql, self._prepared if self._pool.prepares else None)
+            job.verb = text[:7]
             limited = f"SET LOCAL statement_timeout = {tenths}00; {text}"
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
@@ -191,12 +191,14 @@ class _Connection:
         assert job
         self.idle_since = job.started
         code = getattr(error, "pgcode", None) or ""
+        if error and job.verb == "PREPARE":  # nobody knows whether it is prepared now
+            self._pool.discard(self)
         if error is None:
             self._pool.log_back()
             self._deliver(job)
         elif code in _ROLLED_BACK:
             self._pool.send_again(job)
-        elif code in _UNPREPARED and job.planned:
+        elif code in _UNPREPARED and job.verb in ("PREPARE", "EXECUTE"):
             self._pool.prepares = False
             self._pool.send_again(job)
         elif code in _STOPPED:

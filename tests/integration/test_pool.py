@@ -23,7 +23,7 @@ from psycopg2.sql import SQL, Identifier
 from engines import DEADLINE, postgres
 from engines.gather import Gatherer
 from engines.postgres import Pool, Rows, Undone
-from engines.prepared import Prepared
+from engines.prepared import Prepared, Sql
 from errors import Unavailable
 from tests.support.needs import need
 from tests.support.pgbouncer import PgBouncer
@@ -78,7 +78,7 @@ async def pool_on(dsn: str, size: int = 1) -> AsyncIterator[Pool]:
 
 async def value(
     pool: Pool,
-    sql: str,
+    sql: Sql,
     *,
     repeatable: bool = False,
     deadline: float = DEADLINE,
@@ -286,6 +286,25 @@ def test_of_several_that_find_nothing_prepared_at_once_each_is_done_once(
                 calls = (pool.run(sql, {"id": 3}, repeatable=False) for _ in range(4))
                 await asyncio.gather(*calls)
             assert await value(pool, "SELECT count(*) FROM counters WHERE id = 3") == 8
+
+    run(scenario())
+
+
+def test_what_could_not_be_prepared_is_prepared_later(run: Run[Any], table: str) -> None:
+    prepared = Prepared("SELECT n, %(text)s FROM counters", {"text": "TEXT"})
+
+    async def scenario() -> None:
+        async with pool_on(table, 2) as pool:
+            with pytest.raises(ValueError, match="NUL"):
+                await value(pool, prepared, text="\0")  # not even sent
+            assert await value(pool, prepared, text="") == 0
+
+            lock = "LOCK TABLE counters; SELECT pg_sleep(1)"
+            locked = pool.start(lock, {}, repeatable=False)
+            await refused(value(pool, prepared, text="", deadline=1))  # stopped while it waits
+            await locked
+            assert await value(pool, prepared, text="") == 0
+            assert pool.prepares
 
     run(scenario())
 
