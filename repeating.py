@@ -76,7 +76,7 @@ _repeated = {"repeated_at": func.coalesce(task.repeated_at, case((_makes, _now))
 def _next(source: Any, old: Any, own: dict[str, Any]) -> Any:
     """Return the step that makes the next of every task that has just been completed."""
     values = {
-        **{name: old[name] for name in (*_SAME, *_HIDDEN)},
+        **{name: old[name] for name in _SAME},
         **own,
         "completed": false(),
         "created_at": _now,
