@@ -12,6 +12,7 @@ from tests.conftest import Database
 from tests.support.api import assert_refused, create
 from tests.support.load import Request, at_once
 from tests.support.service import REPOSITORY, Service
+from tests.unit.test_recurrence import REFUSED
 
 Json = dict[str, Any]
 TODAY = datetime.now(UTC).date()
@@ -300,6 +301,17 @@ def test_a_bad_value_is_refused_by_name(
     assert_refused(client.post(tasks, content=body, headers=headers), field)
     assert_refused(client.put(task["url"], content=body, headers=headers), field)
     assert client.get(tasks).json() == [task]
+
+
+@pytest.mark.parametrize(("rule", "part"), [each for each in REFUSED if each[0]])
+def test_a_refused_rule_names_its_part_as_that_is_spelt(
+    rule: str, part: str, client: httpx2.Client, tasks: str
+) -> None:
+    task = create(client, tasks, **DAILY)
+    bodies = {"title": "x", "due_date": "2026-11-21", "recurrence": rule}, {"recurrence": rule}
+    for answer in client.post(tasks, json=bodies[0]), client.patch(task["url"], json=bodies[1]):
+        assert_refused(answer, "recurrence")
+        assert answer.json()["detail"].startswith(f"recurrence: {part} must")
 
 
 def test_what_a_reminder_service_polls_for(client: httpx2.Client, tasks: str) -> None:
