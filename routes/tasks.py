@@ -270,17 +270,24 @@ def build_router(
     )
     async def delete_task(whose: Whose, ref: Ref, how: How, versions: Allowed) -> Response:
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
-        query = queries.delete_task(whose.user_id, ref, versions, forever=bool(how.forever))
-        row = await _one(query, whose, ref)
+        forever = bool(how.forever)
+        query = queries.delete_task(whose.user_id, ref, versions, forever=forever)
+        row = await _one(query, whose, ref, trash=forever)
         return json_answer(task_fields(row, whose))
 
-    async def _one(query: queries.Query, whose: Owner, ref: int | str) -> tuple[Any, ...]:
-        """Return the one row; without it a write asks again, whether there is no such task."""
+    async def _one(
+        query: queries.Query, whose: Owner, ref: int | str, *, trash: bool = False
+    ) -> tuple[Any, ...]:
+        """Return the one row; without it a write asks again, whether there is no such task.
+
+        `trash`: it may be one in the trash.
+        """
         rows, _ = await database.run(query)
         if rows:
             return rows[0]
         writes = query.raises is not None
-        if writes and (await database.run(queries.read_task(whose.user_id, ref))).rows:
+        there = queries.read_task(whose.user_id, ref, trash=trash)
+        if writes and (await database.run(there)).rows:
             await database.run(queries.make_position(whose.user_id))
             rows, _ = await database.run(query)
             if rows:

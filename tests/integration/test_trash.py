@@ -78,6 +78,19 @@ def test_forever_is_at_once_and_out_of_the_trash_too(
     assert create(client, tasks, uid="mine")["id"] > task["id"]
 
 
+def test_forever_heeds_conditions_in_the_trash_too(client: httpx2.Client, tasks: str) -> None:
+    task = create(client, tasks)
+    trashed = client.delete(task["url"]).json()
+    path = f"{tasks}/{task['uid']}"
+    for headers in {"If-Match": task["etag"]}, {"If-None-Match": "*"}:
+        assert client.delete(f"{path}?forever=true", headers=headers).status_code == 412
+    assert client.get(tasks, params={"deleted": "true"}).json() == [trashed]
+    answer = client.delete(f"{path}?forever=true", headers={"If-Match": trashed["etag"]})
+    assert (answer.status_code, answer.json()) == (200, trashed)
+    answer = client.delete(f"{path}?forever=true", headers={"If-Match": trashed["etag"]})
+    assert answer.status_code == 404
+
+
 @pytest.mark.parametrize("query", ["?forever=1", "?forever=yes", "?forevr=true", "?forever="])
 def test_a_misspelt_forever_deletes_nothing(client: httpx2.Client, tasks: str, query: str) -> None:
     task = create(client, tasks)
