@@ -284,8 +284,8 @@ class TaskFilter(ByField):
     @model_validator(mode="before")
     @classmethod
     def _not_too_many(cls, given: Any) -> Any:
-        if len(given) > _MOST_FILTERS:
-            raise broken(f"must not have more than {_MOST_FILTERS} parameters")
+        if len(given.keys() - {*PAGING, *SORTING}) > _MOST_FILTERS:
+            raise broken(f"must not have more than {_MOST_FILTERS} filters")
         return given
 
     @cached_property
@@ -307,9 +307,7 @@ def _shape_of(condition: Condition) -> tuple[str, str]:
 
 
 class BulkFilter(TaskFilter):
-    """Which tasks a bulk call changes. An empty value is refused: it is a form left blank; but
-    `due_date=` means those without one.
-    """
+    """Which tasks a bulk call changes. What is empty is a form left blank, but for `NULLABLE`."""
 
     q: Annotated[Folded, WithJsonSchema({"type": "string", "minLength": 1}), _Q] = _SEARCH
 
@@ -349,6 +347,7 @@ def _descending(text: Any) -> tuple[bool, ...]:
 _SORT_KEY: Final = f"-?({'|'.join(SORTABLE)})"
 OFFSETS: Final = ("offset", "_start", "_end", "_page")
 PAGING: Final = ("limit", "_limit", "before", *OFFSETS)
+SORTING: Final = ("sort", "_sort", "sort_by", "_order", "order")
 
 
 class TaskQuery(TaskFilter):

@@ -409,6 +409,25 @@ def test_every_bad_parameter_is_named_at_once(client: httpx2.Client, tasks: str)
     assert named == {"limit", "completd", "priority", "sort"}
 
 
+def test_thirty_filters_can_be_sorted_and_paged(client: httpx2.Client, tasks: str) -> None:
+    create(client, tasks)
+    kinds = ("", "_ne", "_gte", "_lte", "_like")
+    names = [
+        f"{field}{kind}"
+        for field in ("title", "description", "uid", "user_id", "recurrence", "remind_at")
+        for kind in kinds
+    ]
+    day = {f"remind_at{kind}": "2026-11-21T10:00" for kind in kinds}
+    filters = {name: day.get(name, "x") for name in names}
+    keys = "id,title,uid,priority,order,created_at,updated_at,due_date"
+    for page in {"limit": "5", "offset": "1"}, {"_limit": "5", "_page": "1"}:
+        answer = client.get(tasks, params={**filters, "sort": keys, "order": "desc", **page})
+        assert (answer.status_code, answer.json()) == (200, []), answer.text
+    answer = client.get(tasks, params={**filters, "q": "x"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "query: must not have more than 30 filters"
+
+
 @pytest.mark.parametrize("query", ["title_gte=%00", "due_date_lte=soon", "due_date_gte="])
 def test_a_bad_parameter_is_named_once(client: httpx2.Client, tasks: str, query: str) -> None:
     assert len(client.get(f"{tasks}?{query}").json()["errors"]) == 1
