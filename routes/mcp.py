@@ -34,6 +34,7 @@ _PASSED_ON: Final = (b"host", b"authorization", b"content-type")  # and nothing 
 _METADATA: Final = ".well-known/oauth-protected-resource"  # RFC 9728
 _USER_ID: Final = {"type": "string", "description": "Whose tasks, if not the usual user's."}
 _TASK_ID: Final = {"type": ["integer", "string"], "description": "The task's `id` or `uid`."}
+_PLAIN: Final = (str, int, float)
 _LIMIT: Final = {"description": "How many at most.", "maximum": 100, "default": 100}
 # The argument that is needed, what the others are, and what a model is told.
 TOOLS: Final[dict[str, tuple[str, type[BaseModel], str]]] = {
@@ -126,6 +127,8 @@ def build_mcp_routes(
         headers = [it for it in request.scope["headers"] if it[0] in _PASSED_ON]
         own = {"path_params": path, "headers": headers, "query_string": b""}
         try:
+            if TOOLS[name][0] == "task_id" and type(task_id) not in (int, str):
+                raise InvalidInput([field_error("body", "task_id", "must be an `id` or a `uid`")])
             if name == "list_tasks":
                 own["query_string"] = _query(given)
             elif name == "complete_task":
@@ -186,6 +189,13 @@ def _plain(schema: Json) -> Json:
 def _query(given: Json) -> bytes:
     """Return arguments as a query string."""
     given = {"limit": 100} | {name: it for name, it in given.items() if it is not None}
+    # Of an object a query string would say the names alone.
+    if wrong := [
+        field_error("query", name, "must be text, a number, true or false, or a list of those")
+        for name, it in given.items()
+        if not all(isinstance(each, _PLAIN) for each in (it if isinstance(it, list) else [it]))
+    ]:
+        raise InvalidInput(wrong)
     if str(given["limit"]) not in map(str, range(1, 101)):
         raise InvalidInput([field_error("query", "limit", "must be 1 to 100")])
     flags = {name: json.dumps(it) for name, it in given.items() if isinstance(it, bool)}
