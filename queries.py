@@ -368,9 +368,11 @@ def update_tasks(
     """Nothing but the number of rows: the change made to every match, all at one position.
 
     With `known`, nothing is done unless that is one of these; nor where a match repeats and that
-    matters: see `repeating.py`.
+    matters: see `repeating.py`. A change of nothing only counts, and heeds neither.
     """
     fields = tuple(sorted(change.model_fields_set))
+    if not fields:
+        return count_tasks(owner, wanted)
     unruled = bool(change.completed) or "due_date" in fields
     return bulk(_update_all, owner, wanted, known, new_values(change), fields, unruled)
 
@@ -449,8 +451,6 @@ def _list(
 @lru_cache(maxsize=32)
 def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool) -> Any:
     moved = MOVED_KNOWN if guarded else MOVED
-    if not fields:
-        return select(func.count()).where(matching(shape))
     touched = TOUCHED | {"position": moved.c.position}
     if unruled:
         touched["version"] = random_number() * or_nothing(UNRULED)

@@ -192,6 +192,9 @@ def build_router(
 
     async def _count(query: queries.Query, whose: Owner, known: Positions) -> int:
         """Return how many a bulk call touched; `Conflict` if the user has another position."""
+        # What changes nothing does not look at the position itself.
+        if known and query.raises is None and await position_of(database, whose) not in known:
+            raise ApiError(412, CHANGED)
         rows, touched = await database.run(query)
         if not touched and (await database.run(queries.make_position(whose.user_id))).touched:
             rows, touched = await database.run(query)

@@ -171,6 +171,21 @@ def test_a_bulk_change_of_nothing_counts_but_changes_nothing(
     assert client.get(tasks).json() == before
 
 
+def test_a_bulk_change_of_nothing_moves_no_position_and_heeds_the_tag(
+    client: httpx2.Client, tasks: str
+) -> None:
+    seed(client, tasks)
+    old = client.get(tasks).headers["ETag"]
+    create(client, tasks)
+    tag, position = client.get(tasks).headers["ETag"], f"{tasks}/changes"
+    before = client.get(position).json()["position"]
+    for condition, status in (tag, 200), ("*", 200), (old, 412), ('"x"', 412), (f"W/{tag}", 412):
+        answer = client.patch(tasks, json={}, headers={"If-Match": condition})
+        assert answer.status_code == status, condition
+    assert client.patch(tasks, json={}).json() == {"updated": 5}
+    assert client.get(position).json()["position"] == before
+
+
 def test_bulk_calls_touch_only_the_tasks_of_their_user(
     client: httpx2.Client, tasks: str, user: str
 ) -> None:
