@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from sqlalchemy import (
     JSON,
     ClauseElement,
+    ColumnElement,
     Text,
     Update,
     and_,
@@ -33,7 +34,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from engines import BULK_DEADLINE
 from engines.spelling import one_of, or_nothing, random_number
-from filters import UNRULED, Shape, matching
+from filters import UNRULED, Shape, by_key, matching
 from models import ROW, TASK, NumberList
 from positions import MOVED_KNOWN, OWNER, RAISE
 from queries import (
@@ -73,8 +74,11 @@ _makes = and_(not_(task.completed), one_of(task.id, bindparam("repeating", type_
 _repeated = {"repeated_at": func.coalesce(task.repeated_at, case((_makes, _now)))}
 
 
-def _next(source: Any, old: Any, own: dict[str, Any]) -> Any:
-    """Return the step that makes the next of every task that has just been completed."""
+def _next(source: Any, old: Any, own: dict[str, Any], owned: ColumnElement[bool]) -> Any:
+    """Return the step that makes the next of every task of `source` that has just been completed.
+
+    `owned`: that the task is the user's.
+    """
     values = {
         **{name: old[name] for name in _SAME},
         **own,
@@ -85,7 +89,7 @@ def _next(source: Any, old: Any, own: dict[str, Any]) -> Any:
         "idempotency_replays": literal(0),
     }
     rows = select(*values.values()).select_from(source)
-    rows = rows.where(old.repeated_at == _now, old.user_id == OWNER)
+    rows = rows.where(old.repeated_at == _now, owned)
     made = insert(TASK).from_select(list(values), rows, include_defaults=False)
     return made.on_conflict_do_nothing(index_elements=[task.user_id, task.uid])
 
@@ -100,15 +104,19 @@ def _with_next(changed: Update, *, count: bool) -> ClauseElement:
     new: Any = records.table_valued(*columns).render_derived(name="new", with_types=True)
     hidden = (task[name] for name in (*_HIDDEN, "repeated_at"))
     old = changed.returning(*ROW, *hidden).cte("changed")
-    made = _next(new.join(old, old.c.id == new.c.id), old.c, {name: new.c[name] for name in OWN})
+    owned = old.c.user_id == OWNER
+    its = {name: new.c[name] for name in OWN}
+    made = _next(new.join(old, old.c.id == new.c.id), old.c, its, owned)
     shown = [func.count()] if count else [old.c[column.name] for column in ROW]
     return select(*shown).select_from(old).add_cte(made.cte("made"))
 
 
 _new: Any = func.json_each(bindparam("nexts", type_=Text())).table_valued("value")
 _own = {name: func.json_extract(_new.c.value, f"$.{name}") for name in ("id", *OWN)}
-# The same as a statement of its own, for SQLite, which has no steps that write.
-_next_there = _next(_new.join(TASK, task.id == _own.pop("id")), task, _own)
+# The same as a statement of its own, for SQLite, which has no steps that write. It finds each task
+# by its id: it would else go through all of the user's, and for each through all that is new.
+_by_id = task.id == _own.pop("id")
+_next_there = _next(_new.join(TASK, _by_id), task, _own, by_key(task.user_id == OWNER))
 
 
 def repeat_task(
