@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from errors import ApiError
@@ -121,6 +122,14 @@ class Cors(CORSMiddleware):
         else:
             headers["Vary"] = "Origin"
         return headers.raw
+
+    def preflight_response(self, request_headers: Any) -> Response:
+        """Return the answer to a preflight; one that is refused is a problem like any other."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == 400:
+            what = bytes(response.body).decode()
+            raise ApiError(400, f"{what}; CORS_ORIGINS names the origins whose pages may call.")
+        return response
 
 
 class Readers:

@@ -4,7 +4,7 @@ import httpx2
 import pytest
 
 from tests.support.app import in_process
-from tests.support.problems import assert_problem
+from tests.support.problems import ORIGIN, assert_problem
 
 ALLOWED = "access-control-allow-origin"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -94,6 +94,16 @@ def test_no_other_page_may_call(client: httpx2.Client, origin: str) -> None:
         assert ALLOWED not in answer.headers
 
 
+def test_a_refused_preflight_is_a_problem(client: httpx2.Client) -> None:
+    assert "method" in assert_problem(preflight(client, ORIGIN, method="BREW"), 400)
+    refused = preflight(client, STRANGERS[0])
+    assert refused.headers["content-type"] == "application/problem+json"
+    problem = refused.json()
+    assert (problem["status"], problem["request_id"]) == (400, refused.headers["x-request-id"])
+    assert "CORS_ORIGINS" in problem["detail"]
+    assert "Origin" in comma_list(refused, "vary")
+
+
 @pytest.mark.parametrize("path", ["/api/tasks", "/api/u/tasks/1", "/api/u/tasks/1/complete"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_preflight_allows_every_method_and_header_of_the_contract(
@@ -150,7 +160,7 @@ def test_a_page_that_may_call_may_call_into_a_private_network(
     answer = client.options("/api/tasks", headers=asked)
     assert answer.status_code == status
     assert (ALLOWED in answer.headers) == (status == 200)
-    assert answer.headers["access-control-allow-private-network"] == "true"
+    assert ("access-control-allow-private-network" in answer.headers) == (status == 200)
 
 
 # ---- CORS_ORIGINS; none of this needs the database
