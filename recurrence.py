@@ -17,7 +17,7 @@ _PARTS: Final = {
     "FREQ": ("DAILY|WEEKLY|MONTHLY|YEARLY", "must be DAILY, WEEKLY, MONTHLY or YEARLY"),
     "INTERVAL": ("[1-9][0-9]{0,2}", "must be 1 to 999"),
     "COUNT": ("[1-9][0-9]{0,3}", "must be 1 to 9999"),
-    "UNTIL": ("[0-9]{8}(T[0-9]{6}Z?)?", "must be like 20261121, 20261121T100000 or with a Z"),
+    "UNTIL": ("[0-9]{8}(T(?!24)[0-9]{6}Z?)?", "must be like 20261121, 20261121T100000 or with a Z"),
 }
 _WEEKLY: Final = (rf"(?!.*{_DAY}.*\1){_DAY}(,{_DAY})*", "must be days (MO,FR), none twice")
 _MONTHLY: Final = (f"(-1|[1-4]){_DAY}", "must be one day with 1 to 4 or -1 (2TU), with MONTHLY")
