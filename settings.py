@@ -95,7 +95,8 @@ class Settings(BaseSettings):
             raise _must("must be a sqlite:/// or postgresql:// URL") from None
         if parsed.drivername != "sqlite":
             raise _must("must be a sqlite:/// or postgresql:// URL")
-        if parsed.host or parsed.username or parsed.query or "://" in (parsed.database or ""):
+        file = parsed.database or ""  # what begins with "file:" SQLite may take for a URI
+        if parsed.host or parsed.username or parsed.query or re.search("^file:|://", file):
             raise _must("must be sqlite:/// and the path of a file, and nothing else")
         if parsed.database in (None, "", ":memory:"):
             raise _must("must name a file, such as sqlite:///tasks.db: tasks outlive the process")

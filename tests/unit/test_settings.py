@@ -177,6 +177,7 @@ def test_the_environment_goes_before_env_local_before_env(
             )
         ],
         *[("DATABASE_URL", url) for url in ("sqlite://", "sqlite:///:memory:", "sqlite:///")],
+        *[("DATABASE_URL", f"sqlite:///file:{rest}") for rest in (":memory:", "x.db", "/x.db")],
         *[
             ("CORS_ORIGINS", origins)
             for origins in (
