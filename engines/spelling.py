@@ -30,6 +30,10 @@ def _spelt(
         type = kind
         inherit_cache = True
 
+        def self_group(self, against: Any = None) -> Any:
+            """Stay as it is: compared with 1, as SQLite's dialect would, no index serves it."""
+            return self
+
     def spell(template: str, there: str | None = None) -> Any:
         def compile_(function: Any, compiler: Any, **options: Any) -> str:
             chosen = there if there and isinstance(compiler.dialect, Citus) else template

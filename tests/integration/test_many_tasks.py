@@ -1,5 +1,6 @@
 """Users with very many tasks: a walk by `Link` while others write, and what the databases do."""
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg2 as postgresql
 
+import changes
 import queries
 import repeating
 from queries import Query
@@ -181,6 +183,7 @@ def plan_of_sqlite(connection: Any, query: Query) -> list[tuple[int, str]]:
     statement = query.on_sqlite if query.on_sqlite is not None else query.statement
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     given = {**compiled.params, **query.parameters}
+    given |= {name: json.dumps(value) for name, value in given.items() if isinstance(value, list)}
     rows = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", given)
     return [(row[1], row[3]) for row in rows]
 
@@ -259,6 +262,21 @@ def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) 
     query = repeating.repeat_tasks("heavy", TaskFilter(), completed, 1, [], [])
     steps = [step for _, step in plan_of_sqlite(connection, query._replace(on_sqlite=query.then))]
     assert steps[1:] == ["SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"]
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("query", "found_by"),
+    [
+        (changes.read_positions(["heavy", "hoarder"]), "SEARCH task_feed .*user_id=[?]"),
+        (queries.list_tasks("heavy", TaskQuery(id=[5, 7])), "SEARCH task .*AND id=[?]"),
+        (queries.count_tasks("heavy", TaskFilter(priority=["low", "high"])), ".*AND priority=[?]"),
+    ],
+)
+def test_sqlite_goes_to_what_is_listed_and_looks_at_nothing_else(
+    connection: Any, query: Query, found_by: str
+) -> None:
+    assert any(re.match(found_by, step) for _, step in plan_of_sqlite(connection, query))
 
 
 def test_a_large_trash_slows_no_page_down(connection: Any, new_database: Database) -> None:
