@@ -25,7 +25,8 @@ First = tuple[str, Parameters]  # what goes before or after a statement, in one 
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
 _GRACE: Final = 0.6  # seconds past its deadline in which an interrupted statement has ended
-_NEAR: Final = 10_000  # steps of SQLite's machine that a read may take on the loop: some 0.2 ms
+_NEAR: Final = 0.001  # seconds that a read may take on the loop
+_STEPS: Final = 100  # of SQLite's machine between two looks at the clock
 _MOST: Final = 100  # writes that share a transaction
 _SHARED: Final = 1.0  # seconds that a shared transaction may take, in fairness to all in it
 _LATE: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
@@ -160,6 +161,7 @@ class Pool:
         self._lock = threading.Lock()
         self._closed = False
         self._near: sqlite3.Connection | None = None
+        self._near_until = 0.0
         self._reads, self._writes = _Queue(self._lock), _Queue(self._lock)
         self._readers = [_Worker(self._reads) for _ in range(_READERS)]
         self._workers = [*self._readers, _Worker(self._writes)]
@@ -206,7 +208,9 @@ class Pool:
             if self._near is None:
                 self._near = connect(self._path)
                 self._near.execute("PRAGMA busy_timeout = 0")
-                self._near.set_progress_handler(lambda: 1, _NEAR)  # which ends the statement
+                # By the clock: a step may search a long text, or wait for the disk.
+                self._near.set_progress_handler(lambda: monotonic() > self._near_until, _STEPS)
+            self._near_until = monotonic() + _NEAR
             rows = self._near.execute(sql, parameters).fetchall()
             return rows, len(rows)
         except sqlite3.Error:
