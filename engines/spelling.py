@@ -46,8 +46,13 @@ def _spelt(
     return Spelt
 
 
-# Whether the first text holds the second; nothing in it is a wildcard.
-contains: Final = _spelt(Boolean(), postgresql="strpos({0}, {1}) > 0", sqlite="instr({0}, {1}) > 0")
+# Whether the first text holds the second; nothing in it is a wildcard. `long_in` is the service's
+# own, in `engines/sqlite.py`: what `instr` takes grows with the product of both lengths.
+contains: Final = _spelt(
+    Boolean(),
+    postgresql="strpos({0}, {1}) > 0",
+    sqlite="CASE WHEN length({1}) > 100 THEN long_in({0}, {1}) ELSE instr({0}, {1}) > 0 END",
+)
 # Whether a value is in a list; the list is one parameter, however long it is.
 one_of: Final = _spelt(
     Boolean(),

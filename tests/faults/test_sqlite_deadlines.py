@@ -11,8 +11,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import Text, bindparam, column, func, select, table
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from engines import DEADLINE, sqlite
+from engines.spelling import contains
 from engines.sqlite import Pool
 from tests.integration.test_sqlite import (
     BUSY,
@@ -195,6 +198,52 @@ def test_a_disk_that_hangs_holds_up_no_answer_and_the_answer_promises_nothing(
         assert told(result) == BUSY  # it was not begun
 
     on(path, scenario)
+
+
+def test_the_loop_waits_for_no_read_whose_steps_are_slow(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite.connect
+
+    def connect_to_what_is_slow(file: str) -> sqlite3.Connection:
+        connection = connect(file)
+        connection.create_function("slow", 1, lambda i: time.sleep(0.01))
+        return connection
+
+    monkeypatch.setattr(sqlite, "connect", connect_to_what_is_slow)
+    slow = f"SELECT count(slow(i)) FROM ({HOURS} SELECT i FROM n)"
+
+    async def scenario(pool: Pool) -> None:
+        call = pool.run(slow, {"owner": "a"}, repeatable=True, deadline=DEADLINE)
+        started = time.monotonic()
+        task = asyncio.ensure_future(call)
+        await asyncio.sleep(0)  # it has begun now
+        assert time.monotonic() - started < 0.5
+        task.cancel()
+        await asyncio.wait([task])
+
+    on(path, scenario)
+
+
+def test_to_look_for_a_long_text_takes_no_longer_than_for_a_short_one(path: str) -> None:
+    text = "\u03b9\u0308\u0301" * 10_000  # what the longest description is at most, folded
+    task = table("task", column("folded"))
+    found = contains(task.c.folded, bindparam("part", type_=Text()))
+    query = select(func.count()).select_from(task).where(found)
+    sql = str(query.compile(dialect=sqlite_dialect.dialect(paramstyle="named")))
+    with closing(sqlite.connect(path)) as connection:
+        connection.execute("CREATE TABLE task (folded TEXT)")
+        connection.executemany("INSERT INTO task VALUES (?)", [(text,)] * 200 + [(None,)])
+
+        def search(part: str) -> tuple[int, float]:
+            started = time.monotonic()
+            (number,) = connection.execute(sql, {"part": part}).fetchone()
+            return number, time.monotonic() - started
+
+        (none, short), (all_, _) = search("x"), search(text[1:16_000])
+        number, long = search(text[1:16_000] + "x")
+    assert (none, number, all_) == (0, 0, 200)
+    assert long < 10 * short
 
 
 def test_whatever_comes_each_is_answered_in_time_and_with_the_truth(path: str) -> None:

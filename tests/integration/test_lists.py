@@ -617,6 +617,15 @@ def test_a_search_finds_what_a_task_says_now(client: httpx2.Client, tasks: str) 
     assert found("q=STRASSE") == []
 
 
+def test_a_long_text_is_found_as_a_short_one_is(client: httpx2.Client, tasks: str) -> None:
+    text = "Stra\u00dfe " * 1000
+    task = create(client, tasks, title="x", description=text)
+    create(client, tasks, title="no description")
+    for part, found in ((text[3:3000], [task["id"]]), (text[3:3000] + "y", [])):
+        answer = client.get(tasks, params={"q": part.upper()})
+        assert [each["id"] for each in answer.json()] == found
+
+
 def test_a_filter_is_a_value_never_a_pattern_or_a_piece_of_sql(
     client: httpx2.Client, tasks: str
 ) -> None:
