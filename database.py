@@ -239,7 +239,7 @@ class Database:
             raise Unavailable("The database's file cannot be written.")
         try:
             return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
-        except (psycopg2.errors.UndefinedTable, sqlite3.OperationalError):  # no such table
+        except (psycopg2.errors.UndefinedTable, sqlite3.DatabaseError):  # no table, no database
             return False
 
     def _compile(self, statement: ClauseElement) -> _Compiled:
