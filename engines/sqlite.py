@@ -8,6 +8,7 @@ meets the statement that it is meant for, or none.
 
 import asyncio
 import math
+import os
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ _AWAY: Final = (  # result codes that speak of the file, not of the statement
 )
 _BUSY: Final = "The database is busy, and nothing was done; try again soon."
 _HEAVY: Final = "This took too long and was stopped, nothing was done; narrow it with a filter."
+_MOVED: Final = "The database's file is not where it was, and nothing was done."
 _SILENT: Final = "The disk does not answer; whether this was done is not known."
 
 
@@ -166,6 +168,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._closed = False
+        self._file: tuple[int, int] | None = None  # which one is open: device and inode
+        self._there = True  # when last looked for, a tick ago or less
         self._near: sqlite3.Connection | None = None
         self._near_until = 0.0
         self._reads, self._writes = _Queue(self._lock), _Queue(self._lock)
@@ -211,6 +215,8 @@ class Pool:
         None where it is not that short, or fails: then a thread shall say why.
         """
         try:
+            if not (self._there if self._near else self._is_there()):
+                return None
             if self._near is None:
                 self._near = connect(self._path)
                 self._near.execute("PRAGMA busy_timeout = 0")
@@ -221,6 +227,19 @@ class Pool:
             return rows, len(rows)
         except sqlite3.Error:
             return None
+
+    def _is_there(self) -> bool:
+        """Return whether the path leads to the file that is open here, or will be.
+
+        Of one that was moved, deleted or replaced SQLite still writes to what there was; and a
+        connection that is opened then, to an empty file, takes the log of what is open away.
+        """
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return False
+        self._file = self._file or (found.st_dev, found.st_ino)
+        return self._file == (found.st_dev, found.st_ino)
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
@@ -239,6 +258,8 @@ class Pool:
         """Do what there is, in a thread of its own."""
         while jobs := self._next(worker):
             try:
+                if not self._is_there():
+                    raise Unavailable(_MOVED)
                 connection = worker.connection = worker.connection or connect(self._path)
                 if worker.queue is self._writes:
                     _transaction(connection, jobs)
@@ -294,6 +315,7 @@ class Pool:
         """Stop what is late, in time for its answer."""
         while True:
             await asyncio.sleep(_TICK)
+            self._there = self._is_there()
             now = monotonic()
             with self._lock:
                 self._reads.drop(now)

@@ -1,6 +1,7 @@
 """The way to the SQLite file by itself: writes that share a transaction, a full disk, a lock."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -12,10 +13,12 @@ import pytest
 from engines import DEADLINE, sqlite
 from engines.sqlite import Pool, Rows
 from errors import Unavailable
+from tests.support.app import in_process
 from tests.support.load import locked
 
 BUSY = "The database is busy, and nothing was done; try again soon."
 HEAVY = "This took too long and was stopped, nothing was done; narrow it with a filter."
+MOVED = "The database's file is not where it was, and nothing was done."
 INSERT = "INSERT INTO notes (text) VALUES (:text) RETURNING id"
 
 
@@ -161,3 +164,49 @@ def test_a_cancelled_write_holds_up_nobody(path: str) -> None:
             assert cancelled.cancelled()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("with_another", [False, True])
+def test_a_file_that_is_moved_is_neither_read_nor_written_and_loses_nothing(
+    path: str, tmp_path: Path, with_another: bool
+) -> None:
+    away, other = tmp_path / "away.db", tmp_path / "other.db"
+    other.touch()
+
+    async def read(pool: Pool) -> Any:
+        """Read in a thread, which has not opened the file yet."""
+        return await pool.run("SELECT 1", {}, repeatable=True, deadline=2 * DEADLINE)
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            await insert_all(pool, "before")
+            os.rename(path, away)
+            if with_another:
+                other.rename(path)
+            await asyncio.sleep(0.5)  # what is read on the loop does not look each time
+            outcomes = [
+                *await insert_all(pool, "meanwhile"),
+                *await asyncio.gather(texts_in(pool), read(pool), return_exceptions=True),
+            ]
+            assert {told(outcome) for outcome in outcomes} == {MOVED}
+            assert with_another or "notes.db" not in os.listdir(tmp_path)
+            away.rename(path)
+            await asyncio.sleep(0.5)
+            await insert_all(pool, "after")
+            assert await texts_in(pool) == ["before", "after"]
+            assert await read(pool) == ([(1,)], 1)
+        with closing(sqlite3.connect(path)) as connection:  # with the log where it belongs
+            texts = connection.execute("SELECT text FROM notes ORDER BY id").fetchall()
+        assert texts == [("before",), ("after",)]
+
+    asyncio.run(scenario())
+
+
+def test_with_a_file_that_is_no_database_any_more_the_service_is_not_ready(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    with in_process(database_url=f"sqlite:///{path}") as client:
+        assert client.get("/ready").status_code == 200
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        path.write_bytes(b"x" * path.stat().st_size)
+        assert client.get("/ready").status_code == 503
