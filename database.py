@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -304,7 +304,8 @@ class Database:
         lock = "BEGIN IMMEDIATE" if self._file else f"SELECT pg_advisory_xact_lock({_LOCK})"
         engine = self._engine()
         sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
-        with engine.begin() as connection:
+        turn = _turn(self._file) if self._file else nullcontext()
+        with turn, engine.begin() as connection:
             yield connection
 
     def _engine(self) -> sqlalchemy.Engine:
@@ -324,6 +325,25 @@ class Database:
             creator=lambda: psycopg2.connect(self._url, **options),
             poolclass=NullPool,
         )
+
+
+@contextmanager
+def _turn(file: str) -> Iterator[None]:
+    """Wait until no other process changes the schema of this file, however long that takes.
+
+    SQLite's own lock may be somebody's who never lets go, so for that the start waits only so long.
+    """
+    directory = None
+    with suppress(ImportError, OSError):  # where there are no such locks
+        import fcntl
+
+        directory = os.open(Path(file).absolute().parent, os.O_RDONLY)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if directory is not None:
+            os.close(directory)
 
 
 def _is_at_head(connection: Connection) -> bool:

@@ -8,7 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -577,6 +579,20 @@ def test_a_database_that_somebody_else_writes_to_is_waited_for_and_the_reason_sa
         line = refusal(f"sqlite:///{file}")
     assert "did not answer" in line
     assert "locked" in line
+
+
+def test_an_upgrade_by_another_process_is_waited_for_however_long_it_takes(
+    new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.2)
+    monkeypatch.setattr(database, "_ANSWER", 0.1)
+    settings = Settings(_env_file=None, database_url=new_database.url)
+    with ThreadPoolExecutor() as another:
+        with database.Database(settings).schema_transaction():
+            started = another.submit(start, new_database.url)
+            time.sleep(2)
+            assert not started.done()
+        started.result(30)
 
 
 def test_a_database_that_is_not_in_utf8_is_refused(own_postgres: Postgres) -> None:
