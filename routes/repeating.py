@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -10,6 +11,7 @@ import queries
 import repeating
 from auth import Owner
 from database import Database
+from engines import BULK_DEADLINE
 from errors import ApiError, Conflict, InvalidInput, Unavailable, field_error
 from queries import Positions, Ref, Versions
 from recurrence import check, following
@@ -71,6 +73,7 @@ async def repeat_all(
 ) -> int:
     """Return how many tasks are changed, all at once; raises as `repeat_one` does."""
     await database.run(queries.make_position(whose.user_id))
+    until = monotonic() + BULK_DEADLINE
     for _ in range(_TRIES):
         position = await position_of(database, whose)
         if known is not None and position not in known:
@@ -83,6 +86,8 @@ async def repeat_all(
         try:
             rows, touched = await database.run(query)
         except Conflict:
+            if monotonic() > until:
+                break
             continue
         return int(rows[0][0]) if rows else touched
     raise Unavailable("Others change these tasks all the time, and nothing was done; try again.")

@@ -1,6 +1,8 @@
 """Tasks that repeat: completing one makes the next, once (contract section 10)."""
 
+import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from routes import repeating
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
+from tests.support.app import in_process
 from tests.support.load import Request, at_once
 from tests.support.service import REPOSITORY, Service
 from tests.unit.test_recurrence import REFUSED
@@ -394,3 +398,21 @@ def test_bulk_completions_at_once_make_one_next_of_each(
     client.patch(f"{tasks}?{ids}", json={"completed": True})
     titles = [each["title"] for each in pending(client, tasks)]
     assert sorted(titles) == sorted(each["title"] for each in made)
+
+
+def test_a_bulk_completion_that_others_always_forestall_is_given_up_in_time(
+    new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def position_that_is_over(*_: object) -> int:
+        await asyncio.sleep(0.2)  # so that all its tries would take 20 s
+        return 1
+
+    monkeypatch.setattr(repeating, "position_of", position_that_is_over)
+    monkeypatch.setattr(repeating, "BULK_DEADLINE", 0.5)
+    with in_process(database_url=new_database.url) as client:
+        create(client, "/api/tasks", title="x", due_date="2026-01-01", recurrence="FREQ=DAILY")
+        started = time.monotonic()
+        answer = client.patch("/api/tasks", json={"completed": True})
+        assert time.monotonic() - started < 5
+        assert answer.status_code == 503
+        assert client.get("/api/tasks/stats").json()["completed"] == 0
