@@ -41,6 +41,7 @@ HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[
 # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about.
 _FLOAT8: Final = 701
 _LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
+PIECE: Final = 1000  # rows that are made ready at a stretch
 QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
 _ANSWER: Final = 10.0  # seconds that the start waits for another process to finish writing
@@ -169,8 +170,12 @@ class Database:
             self._pending -= 1
         if query.raises is not None:
             self.on_write(query.parameters["owner"])
-        if rows and compiled.from_sql:
-            rows = [_converted(row, compiled.from_sql) for row in rows]
+        if compiled.from_sql:
+            for start in range(0, len(rows), PIECE):
+                if start:
+                    await asyncio.sleep(0)  # a turn for everybody else
+                piece = slice(start, start + PIECE)
+                rows[piece] = [_converted(row, compiled.from_sql) for row in rows[piece]]
         return Result(rows, touched)
 
     async def _run_alone(self, pool: postgres.Pool, query: Query, compiled: _Compiled) -> Result:

@@ -1,5 +1,6 @@
 """What has changed since a position: as pages, and as a stream of them (contract section 9)."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
@@ -11,7 +12,7 @@ from pydantic_core import to_json
 import changes
 import queries
 from auth import Owner
-from database import HEAD, Database
+from database import HEAD, PIECE, Database
 from errors import ApiError
 from fields import MAX_ID, PLAIN_DECIMAL
 from models import ROW
@@ -31,18 +32,27 @@ _WIDTH: Final = len(ROW)
 _DELETED: Final = [column.name for column in ROW].index("deleted")
 
 
-async def changes_since(database: Database, whose: Owner, known: Since) -> dict[str, Any]:
-    """Return one page of a user's changes (`schemas.Changes`), or raise 410."""
+async def changes_since(database: Database, whose: Owner, known: Since) -> tuple[int, bool, bytes]:
+    """Return one page of a user's changes (`schemas.Changes`), or raise 410.
+
+    That is its position, whether there is more, and all of it as JSON. A bulk change of very many
+    tasks is one page, so it is made in pieces.
+    """
     rows, _ = await database.run(changes.read_changes(whose.user_id, known))
     position, forgotten, latest, end = rows[0][_WIDTH:] if rows else (1, 0, None, None)
     if known.since > position or 0 < known.since < forgotten:
         raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")
     more = end is not None and end < latest
-    return {
-        "changes": [_change(row, whose) for row in rows if row[0] is not None],
-        "position": end if more else position,
-        "more": more,
-    }
+    position = end if more else position
+    pieces = []
+    for start in range(0, len(rows), PIECE):
+        if start:
+            await asyncio.sleep(0)  # a turn for everybody else
+        piece = rows[start : start + PIECE]
+        told = [_change(row, whose) for row in piece if row[0] is not None]
+        pieces.append(to_json(told)[1:-1])
+    end_of_page = to_json({"position": position, "more": more})
+    return position, more, b'{"changes":[%b],%b' % (b",".join(pieces), end_of_page[1:])
 
 
 def _change(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
@@ -78,9 +88,8 @@ def add_changes(
             etag = list_etag(await position_of(database, whose), *content)
             if not_modified(if_none_match, etag):
                 return unchanged(etag)
-        page = await read(known)
-        vary = {"Vary": "Accept"}
-        return answer(to_json(page), vary, list_etag(page["position"], *content), None)
+        position, _, body = await read(known)
+        return answer(body, {"Vary": "Accept"}, list_etag(position, *content), None)
 
     router.add_api_route(
         "/changes",

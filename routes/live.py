@@ -12,7 +12,6 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
 
 import changes
@@ -32,8 +31,8 @@ _READS: Final = 4  # pages that all streams may wait for at once
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
 
-_Read = Callable[[Since], Awaitable[dict[str, Any]]]
-_Page = tuple[int, bool, bytes]  # its position, whether there is more, and its event
+_Page = tuple[int, bool, bytes]  # its position, whether there is more, and its JSON or its event
+_Read = Callable[[Since], Awaitable[_Page]]
 
 
 class Live:
@@ -87,14 +86,13 @@ class Live:
     async def _read(self, read: _Read, key: tuple[Owner, int, int]) -> _Page | None:
         try:
             async with asyncio.timeout(DEADLINE), self._turns:
-                page = await read(Since(since=key[1], limit=key[2]))
+                position, more, page = await read(Since(since=key[1], limit=key[2]))
         except (Unavailable, TimeoutError):
             return None
         finally:
             self._reads.pop(key, None)
-        data, position = to_json(page).decode(), page["position"]
-        event = format_sse_event(data_str=data, event="changes", id=str(position))
-        return position, page["more"], event
+        event = format_sse_event(data_str=page.decode(), event="changes", id=str(position))
+        return position, more, event
 
     def _wake(self, user_id: str) -> None:
         """Wake who listens to a user who has changed something."""
