@@ -11,11 +11,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import Text, bindparam, column, func, select, table
-from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from engines import DEADLINE, sqlite
-from engines.spelling import contains
 from engines.sqlite import Pool
 from tests.integration.test_sqlite import (
     BUSY,
@@ -223,27 +220,6 @@ def test_the_loop_waits_for_no_read_whose_steps_are_slow(
         await asyncio.wait([task])
 
     on(path, scenario)
-
-
-def test_to_look_for_a_long_text_takes_no_longer_than_for_a_short_one(path: str) -> None:
-    text = "\u03b9\u0308\u0301" * 10_000  # what the longest description is at most, folded
-    task = table("task", column("folded"))
-    found = contains(task.c.folded, bindparam("part", type_=Text()))
-    query = select(func.count()).select_from(task).where(found)
-    sql = str(query.compile(dialect=sqlite_dialect.dialect(paramstyle="named")))
-    with closing(sqlite.connect(path)) as connection:
-        connection.execute("CREATE TABLE task (folded TEXT)")
-        connection.executemany("INSERT INTO task VALUES (?)", [(text,)] * 200 + [(None,)])
-
-        def search(part: str) -> tuple[int, float]:
-            started = time.monotonic()
-            (number,) = connection.execute(sql, {"part": part}).fetchone()
-            return number, time.monotonic() - started
-
-        (none, short), (all_, _) = search("x"), search(text[1:16_000])
-        number, long = search(text[1:16_000] + "x")
-    assert (none, number, all_) == (0, 0, 200)
-    assert long < 10 * short
 
 
 def test_whatever_comes_each_is_answered_in_time_and_with_the_truth(path: str) -> None:
