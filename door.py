@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from errors import ApiError
+from errors import NOWHERE, ApiError
 
 MAX_HEADERS: Final = 64 * 1024  # bytes, of names and values
 _UNREAD: Final = {"Connection": "close"}  # what follows on the connection is not read
@@ -47,6 +47,8 @@ class Door:
         if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADERS:
             detail = f"The headers are larger than {MAX_HEADERS // 1024} KiB."
             raise ApiError(431, detail, headers=_UNREAD)
+        if scope["path"].endswith(("\n", "\n/")):  # before which the `$` of a route matches, too
+            raise ApiError(404, NOWHERE)
         if self._guarded and not self._may_come(scope, headers):
             raise ApiError(
                 403,

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-_NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
+NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
 _UNSEEN = ("<task>", "<tasks>")  # how the two kinds of body are told apart, see `schemas.NewTasks`
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
@@ -177,7 +177,7 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
             return Response(status_code=204, headers=allow)
         detail = f"{request.method} is not possible here; {allow['Allow']} are."
         return problem(request, ApiError(405, detail, headers=allow))
-    detail = _NOWHERE if exc.status_code == 404 else exc.detail
+    detail = NOWHERE if exc.status_code == 404 else exc.detail
     return problem(request, ApiError(exc.status_code, detail))
 
 

@@ -278,6 +278,8 @@ def test_whatever_host_is_asked_for_the_answer_is_json(
         ("/api//tasks", 404),
         ("//api/tasks", 404),
         ("/api/tasks//", 404),
+        *((f"{path}%0a", 404) for path in ("/api/tasks", "/api/a/tasks/stats", "/health", "/docs")),
+        ("/api/tasks%0a/", 404),
         ("/api/../api/tasks/1", 404),
         ("/api/tasks/..%2f..%2fetc%2fpasswd", 404),
         ("/../../../../etc/passwd", 404),
@@ -298,6 +300,17 @@ def test_whatever_host_is_asked_for_the_answer_is_json(
 )
 def test_a_path_that_leads_nowhere_is_refused(service: Service, path: str, status: int) -> None:
     assert_refused(say(service, request(f"GET {path}")), status)
+
+
+@pytest.mark.parametrize("end", ["%0a", "%0A/", "/%0a", "%0a%0a", "%0d%0a"])
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_a_line_feed_at_the_end_of_a_path_makes_no_call_for_all_tasks(
+    service: Service, client: httpx2.Client, tasks: str, method: str, end: str
+) -> None:
+    task = create(client, tasks)
+    asked = request(f"{method} {tasks}{end}", body=b'{"completed": true}')
+    assert_refused(say(service, asked), 404)
+    assert client.get(tasks).json() == [task]
 
 
 @pytest.mark.parametrize(
