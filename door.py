@@ -47,6 +47,8 @@ class Door:
         if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADERS:
             detail = f"The headers are larger than {MAX_HEADERS // 1024} KiB."
             raise ApiError(431, detail, headers=_UNREAD)
+        if b"upgrade" in headers and _announces_body(headers):  # before what leaves the line open
+            receive = await _not_lost(receive)
         if scope["path"].endswith(("\n", "\n/")):  # before which the `$` of a route matches, too
             raise ApiError(404, NOWHERE)
         if self._guarded and not self._may_come(scope, headers):
@@ -55,8 +57,6 @@ class Door:
                 "Pages of this host may not call while auth is off: name their origin in "
                 "CORS_ORIGINS, or turn auth on.",
             )
-        if b"upgrade" in headers and _announces_body(headers):
-            return await _not_lost(receive)
         return receive
 
     def _may_come(self, scope: Scope, headers: Headers) -> bool:
@@ -91,6 +91,17 @@ def _announces_body(headers: Headers) -> bool:
     return (
         b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
     )
+
+
+def loses_what_follows(scope: Scope, headers: Headers) -> bool:
+    """Return whether what a client sends after this request may be lost, and in mid-request.
+
+    httptools ends at a request to upgrade: it drops the rest of the packet, and would read the next
+    packet as a request, though it may be the body of one that was dropped.
+    """
+    if b"upgrade" not in headers or _announces_body(headers):
+        return False
+    return any(b"upgrade" in it.lower() for name, it in scope["headers"] if name == b"connection")
 
 
 async def _not_lost(receive: Receive) -> Receive:

@@ -29,7 +29,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import LARGE, Cors, Door, Readers, transport_of
+from door import LARGE, Cors, Door, Readers, loses_what_follows, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -97,6 +97,8 @@ class Envelope:
             inner["path"] = path[:-1]
         if method != "OPTIONS":
             added += self.cors.allow(headers.get(b"origin"))
+        if loses_what_follows(scope, headers):
+            added.append((b"connection", b"close"))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -112,10 +113,43 @@ def test_without_a_body_or_a_wish_the_header_means_nothing(
 ) -> None:
     body = b'{"title": "x"}'
     length = f"Content-Length: {len(body)}"
-    assert answers(service, head(f"GET {tasks}", *H2C)) == ([200], False)
+    assert answers(service, head(f"GET {tasks}", *H2C)) == ([200], True)  # see below
+    assert answers(service, head(f"GET {tasks}", *ONLY_NAMED)) == ([200], False)
     assert answers(service, head(f"POST {tasks}", *ONLY_NAMED, length), body) == ([201], False)
     assert answers(service, head(f"POST {tasks}", *ONLY_NAMED, length) + body) == ([201], False)
     assert {task["title"] for task in client.get(tasks).json()} == {"x"}
+
+
+@pytest.mark.parametrize("path", ["/api/tasks", "/api/tasks%0a"])
+def test_what_is_refused_for_another_reason_loses_no_body_either(
+    service: Service, client: httpx2.Client, tasks: str, path: str
+) -> None:
+    create(client, tasks)
+    body = head(f"DELETE {tasks}")
+    asked = head(
+        f"POST {path}", *H2C, "Origin: http://evil.example", f"Content-Length: {len(body)}"
+    )
+    statuses, closed = answers(service, asked, body)
+    assert statuses in ([400], [])
+    assert closed
+    assert client.get(tasks).headers["x-total-count"] == "1"
+
+
+@pytest.mark.parametrize("upgrade", [H2C, OTHER, (*H2C, "Connection: x")])
+def test_the_body_of_a_request_after_one_to_upgrade_is_not_read_as_a_request(
+    service: Service, client: httpx2.Client, tasks: str, upgrade: tuple[str, ...]
+) -> None:
+    create(client, tasks)
+    body = head(f"DELETE {tasks}")
+    following = head(f"POST {tasks}", f"Content-Length: {len(body)}")
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as wire:
+        wire.sendall(head("GET /health", *upgrade) + following)
+        assert wire.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        with suppress(ConnectionResetError, BrokenPipeError):
+            wire.sendall(body)
+            while wire.recv(1 << 16):
+                pass
+    assert client.get(tasks).headers["x-total-count"] == "1"
 
 
 def test_h11_serves_what_asks_to_upgrade(new_database: Database) -> None:
