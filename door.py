@@ -20,6 +20,7 @@ from errors import NOWHERE, ApiError
 MAX_HEADERS: Final = 64 * 1024  # bytes, of names and values
 _UNREAD: Final = {"Connection": "close"}  # what follows on the connection is not read
 _AHEAD: Final = 200  # requests of a connection that may wait; uvicorn takes any number
+_LONGEST: Final = 512  # bytes of an origin, or of a host: no name has more, and caches keep them
 _NO_DATA: Final = ("/health", "/ready")
 LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a look at the reader
 PATIENCE: Final = 10.0  # seconds that so many bytes may take, and that a reader may read nothing
@@ -35,7 +36,7 @@ class Door:
     def __init__(self, origins: Iterable[str] | None) -> None:
         self._guarded = origins is not None
         self._hosts = {urlsplit(origin).hostname for origin in origins or ()}
-        self._is_own = lru_cache(maxsize=1024)(self._check)
+        self._is_known = lru_cache(maxsize=1024)(self._check)
 
     async def admit(
         self, scope: Scope, headers: Headers, receive: Receive, transport: Any
@@ -75,6 +76,9 @@ class Door:
         if b"sec-fetch-site" in headers or headers.get(b"user-agent", b"").startswith(b"Mozilla/"):
             return self._is_own(b"//" + headers.get(b"host", b""))
         return True
+
+    def _is_own(self, url: bytes) -> bool:
+        return len(url) <= _LONGEST and self._is_known(url)
 
     def _check(self, url: bytes) -> bool:
         try:
@@ -125,9 +129,12 @@ async def _not_lost(receive: Receive) -> Receive:
 class Cors(CORSMiddleware):
     """Starlette's CORS: it answers preflights; what it adds to other answers is ready-made."""
 
-    @lru_cache(maxsize=128)  # noqa: B019  # one object a process
     def allow(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
         """Return what lets pages of this origin read an answer (WHATWG Fetch, section 3.2.3)."""
+        return self._allow(b"" if origin and len(origin) > _LONGEST else origin)
+
+    @lru_cache(maxsize=128)  # noqa: B019  # one object a process
+    def _allow(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
         headers = MutableHeaders(None if origin is None else self.simple_headers)
         page = str(origin or b"", "latin-1")
         if page and not self.allow_all_origins and self.is_allowed_origin(page):

@@ -436,6 +436,21 @@ def test_ever_new_combinations_of_filters_leave_no_mark(
     assert service.memory() < before + 30_000_000
 
 
+def test_ever_new_long_hosts_and_origins_leave_no_mark(service: Service, tasks: str) -> None:
+    def ask(count: int) -> None:
+        with connect(service) as wire:
+            for number in range(count):
+                long = f"{number}.{'x' * 60_000}"
+                for named in (f"Host: {long}\r\nSec-Fetch-Site: none", f"Origin: http://{long}"):
+                    wire.sendall(f"GET {tasks} HTTP/1.1\r\n{named}\r\n\r\n".encode())
+                    assert read_one(wire)[9:12] == b"403"
+
+    ask(20)
+    before = service.memory()
+    ask(600)
+    assert service.memory() < before + 25_000_000
+
+
 # ---- what is not HTTP
 
 
