@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import httpx2
 import jwt
+import psycopg2
 import pytest
 import sqlalchemy
 
@@ -20,6 +22,7 @@ from settings import Settings
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
 from tests.support.app import in_process
+from tests.support.postgres import Server
 from tests.support.problems import CORS, assert_problem
 from tests.support.service import REPOSITORY, Service
 from tests.support.tokens import Key, base64url, to_bytes
@@ -415,6 +418,24 @@ def test_deleting_the_account_deletes_its_tasks_and_no_others(
     assert left == [(bob.id,)]
     assert_problem(log_in(client, ann.email), 401)
     assert sign_up(client, ann.email).id != ann.id
+
+
+def test_an_account_that_is_written_to_is_deleted_without_a_deadlock(
+    postgres: Server, email: str
+) -> None:
+    """Writers lock the position, then tasks; so does who deletes the account."""
+    database = Database("postgresql", postgres.create_database(), postgres.version)
+    with with_accounts(database) as service, client_of(service) as client:
+        ann = sign_up(client, email)
+        client.post("/api/tasks", json={"title": "task"}, headers=ann.headers)
+        with ThreadPoolExecutor() as threads, closing(psycopg2.connect(database.url)) as writer:
+            with writer, writer.cursor() as cursor:
+                cursor.execute("UPDATE task_feed SET position = position + 1")
+                deleting = threads.submit(delete_me, client, ann, password=PASSWORD)
+                time.sleep(1)  # more than its hash takes
+                cursor.execute("UPDATE task SET position = position + 1")
+            assert deleting.result().status_code == 200
+        assert rows(database, "SELECT user_id FROM task UNION SELECT user_id FROM task_feed") == []
 
 
 # ---- tokens
