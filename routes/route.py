@@ -153,7 +153,8 @@ class _Turns:
         if caller.long is None:
             for _ in range(_LONG_AT_ONCE - 1):
                 caller.turn.release()
-        caller.long = len(response.body) > _LONG
+        # A short answer, or a 304, says nothing of the next: that may be to another question.
+        caller.long = caller.long or len(response.body) > _LONG
         return response
 
     async def _in_turn(self, caller: _Caller, call: Coroutine[Any, Any, Response]) -> Response:
