@@ -27,12 +27,13 @@ from starlette.datastructures import Address
 
 from database import Database
 from errors import ApiError, Unauthorized, Unavailable, field_error
-from models import ACCOUNT, FAILED_LOGIN, FEED, Account
+from models import ACCOUNT, FAILED_LOGIN, FEED, GONE, TASK, Account
 from queries import Query, now
 
 _MOST_WAITING: Final = 100  # who sign up or log in, in this process
 _PATIENCE: Final = 20.0  # seconds that each of them waits
 _KNOWN_FOR: Final = 50.0  # seconds; with the way to the database that stays within a minute
+_ENDED: Final = 65.0  # seconds after which no call of a deleted account is under way any more
 _MOST_KNOWN: Final = 16_384  # accounts
 
 account, failed = ACCOUNT.c, FAILED_LOGIN.c
@@ -73,6 +74,7 @@ class Accounts:
         self._thread = ThreadPoolExecutor(1, "argon2", os.nice, (niceness,))
         self._room, self._alone = asyncio.Semaphore(_MOST_WAITING), asyncio.Lock()
         self._generations: dict[str, tuple[float, float]] = {}  # and until when they are good
+        self._late = set[asyncio.Task[None]]()
 
     async def create(self, email: str, password: str, name: str | None) -> Account:
         """Return the new account; raise 409 if its e-mail has one already."""
@@ -102,6 +104,9 @@ class Accounts:
     async def delete(self, known: Account) -> None:
         """Delete the account and its tasks, or raise 401 if it has another generation now."""
         await self._change(_hold_and_delete, known, known.generation, inf)
+        late = asyncio.create_task(self._delete_late(known.id))
+        self._late.add(late)
+        late.add_done_callback(self._late.discard)
 
     async def verify(self, email: str, password: str, caller: Address | None) -> Account | None:
         """Return the account with this e-mail and password, None after a wrong guess, or raise 429.
@@ -152,6 +157,20 @@ class Accounts:
         if not (await self._run(Query(how, values, on_sqlite=plain, on_citus=plain))).touched:
             raise Unauthorized
         self._learn(it.id, then)
+
+    async def _delete_late(self, user_id: str) -> None:
+        """Delete what calls under way, and other workers, have made after the account was deleted.
+
+        Nobody could ever see or delete it.
+        """
+        left = [FEED, TASK, GONE]
+        while left:
+            await asyncio.sleep(_ENDED)
+            with suppress(Unavailable):  # then it goes on the next time
+                while left:
+                    theirs = left[0].c.user_id == sa.bindparam("user_id")
+                    await self._run(Query(sa.delete(left[0]).where(theirs), {"user_id": user_id}))
+                    left.pop(0)
 
     async def _count_try(self, email: str, address: str) -> None:
         """Count a try as a failure before it is one; raise 429 instead while none may be made."""

@@ -24,6 +24,7 @@ from tests.support.api import assert_refused, create
 from tests.support.app import in_process
 from tests.support.postgres import Server
 from tests.support.problems import CORS, assert_problem
+from tests.support.processes import wait_until
 from tests.support.service import REPOSITORY, Service
 from tests.support.tokens import Key, base64url, to_bytes
 
@@ -503,6 +504,31 @@ def test_other_copies_of_the_service_learn_of_a_new_password_and_of_a_deletion(
         assert_problem(one.get("/api/tasks", headers=ann.headers), 401)
         time.sleep(0.6)
         assert_problem(other.get("/api/tasks", headers=ann.headers), 401)
+
+
+def test_what_another_copy_still_made_for_a_deleted_account_goes_too(
+    new_database: Database, email: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts._KNOWN_FOR", 2)
+    monkeypatch.setattr("accounts._ENDED", 3)
+    settings = {"database_url": new_database.url, "auth_secret": SECRET, "auth_accounts": True}
+    with in_process(**settings) as one, in_process(**settings) as other:
+        for copy in (one, other):
+            copy.headers.update(CORS)
+        ann, bob = sign_up(one, email), sign_up(one, f"bob-{email}")
+        assert other.get("/api/tasks", headers=ann.headers).status_code == 200
+        assert delete_me(one, ann, password=PASSWORD).status_code == 200
+        for person in (ann, bob):  # the other copy has not heard of it
+            made = other.post("/api/tasks", json={"title": "late"}, headers=person.headers)
+            assert made.status_code == 201
+            gone = f"/api/tasks/{made.json()['id']}?forever=true"
+            if person is ann:
+                assert other.delete(gone, headers=ann.headers).status_code == 200
+                again = other.post("/api/tasks", json={"title": "late"}, headers=ann.headers)
+                assert again.status_code == 201
+        tables = ("task", "task_feed", "task_gone")
+        left = " UNION ".join(f"SELECT user_id FROM {table}" for table in tables)
+        wait_until(lambda: rows(new_database, left) == [(bob.id,)], "only bob's are left", 10)
 
 
 # ---- guessing
