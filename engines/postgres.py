@@ -119,6 +119,8 @@ class _Job:
         return Undone(f"{late}; narrow it, or try again later.")
 
     def fail(self, error: Exception) -> None:
+        if self.sent_again and isinstance(error, Undone):
+            error = Unavailable()  # the first time it may have been done
         if not self.rows.done():
             self.rows.set_exception(error)
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -225,6 +226,31 @@ def test_what_dies_with_its_connection_is_sent_again_only_where_that_is_harmless
                 await refused(sent)  # type: ignore[arg-type]
             assert await value(pool, "SELECT 1") == 1
         assert times_sent(proxy, statement) == 1 + repeatable
+
+    run(scenario())
+
+
+def test_what_is_lost_and_not_sent_again_in_time_is_never_said_to_be_undone(
+    run: Run[Any], proxy: Proxy, dsn: str, own_postgres: Postgres, table: str
+) -> None:
+    database = table.rpartition("/")[2]
+    write = "INSERT INTO counters VALUES (3, 0) RETURNING id"
+    written = partial(
+        own_postgres.execute, "SELECT 1 FROM counters WHERE id = 3", database=database
+    )
+
+    async def scenario() -> None:
+        async with pool_on(proxy.through(table)) as pool:
+            await value(pool, "SELECT 1")
+            proxy.delay(0.3)
+            sent = asyncio.create_task(refused(value(pool, write, repeatable=True, deadline=1.5)))
+            await asyncio.to_thread(wait_until, written, "it is done")
+            proxy.freeze()
+            proxy.cut()  # no answer comes, nor is there a new connection
+            error = await sent
+            assert not isinstance(error, Undone)
+            assert "nothing was done" not in error.detail
+            proxy.thaw()
 
     run(scenario())
 
