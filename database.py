@@ -184,7 +184,8 @@ class Database:
             calls = [{"n": n, **compiled.parameters(one)} for n, one in enumerate(query.each)]
             together = self._compiled(query.many)
             sql: Sql = together.sql
-            parameters = {**together.constants, "calls": to_json(calls).decode()}
+            given = {**together.constants, **query.parameters}  # the owner, whose turn it is
+            parameters = {**given, "calls": to_json(calls).decode()}
         else:
             planned_once = query.planned_once and not self.distributed
             sql = self._prepared(query.statement) if planned_once else compiled.sql

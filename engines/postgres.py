@@ -76,7 +76,7 @@ class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
     __slots__ = (
-        *("deadline", "loop", "owner", "parameters", "repeatable", "rows"),
+        *("deadline", "long", "loop", "owner", "parameters", "repeatable", "rows"),
         *("seconds", "sent_again", "shared", "sql", "started", "verb"),
     )
 
@@ -92,7 +92,9 @@ class _Job:
         self.loop = asyncio.get_running_loop()
         self.sql = sql
         self.parameters = parameters
-        self.owner = parameters.get("owner", self)  # a shared one is nobody's
+        self.long = seconds > DEADLINE
+        # A shared one is nobody's; those that may take long wait apart from their owner's others.
+        self.owner = parameters.get("owner", self), self.long
         self.repeatable = repeatable
         self.shared = shared
         self.sent_again = False
@@ -264,8 +266,6 @@ class Pool:
         self._ticker: asyncio.TimerHandle | None = None
         self._away = False
         self.prepares = True  # until it turns out that what is prepared does not stay
-        # Those that may take long leave half of the connections to the others.
-        self._long = asyncio.Semaphore(max(1, size // 2))
 
     async def run(
         self,
@@ -276,19 +276,7 @@ class Pool:
         deadline: float = DEADLINE,
     ) -> Rows:
         """Send one statement and return what came back within `deadline` seconds."""
-        if deadline <= DEADLINE:
-            return await self.start(sql, parameters, repeatable=repeatable, deadline=deadline)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            async with asyncio.timeout(deadline - GRACE):
-                await self._long.acquire()
-        except TimeoutError:
-            raise Undone from None
-        waited = loop.time() - began
-        rows = self.start(sql, parameters, repeatable=repeatable, deadline=deadline, waited=waited)
-        rows.add_done_callback(lambda _: self._long.release())
-        return await rows
+        return await self.start(sql, parameters, repeatable=repeatable, deadline=deadline)
 
     def start(
         self,
@@ -334,12 +322,17 @@ class Pool:
         self._connect_on_demand()
 
     def _may(self, job: _Job) -> bool:
-        """Return whether its owner has fewer under way than there are connections for others."""
+        """Return whether its owner has fewer under way than there are connections for others.
+
+        Those that may take long leave half of them to the rest, whoever still waits for an answer.
+        """
         busy = len(self._open) - len(self._idle)
-        if busy * 2 < self._size:
+        if busy * 2 < self._size and not job.long:
             return True
-        owners = [connection.job.owner for connection in self._open if connection.job]
-        return owners.count(job.owner) < self._size - len(owners)
+        jobs = [connection.job for connection in self._open if connection.job]
+        owners = [each.owner for each in jobs if each.long or not job.long]
+        room = max(1, self._size // 2) if job.long else self._size
+        return owners.count(job.owner) < room - len(owners)
 
     def release(self, connection: _Connection) -> None:
         """Give a connection that has done its job to whoever waits longest."""

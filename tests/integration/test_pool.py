@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg2.sql import SQL, Identifier
 
-from engines import DEADLINE, postgres
+from engines import BULK_DEADLINE, DEADLINE, postgres
 from engines.gather import Gatherer
 from engines.postgres import Pool, Rows, Undone
 from engines.prepared import Prepared, Sql
@@ -204,6 +204,42 @@ def test_a_cancelled_request_leaves_its_connection_usable(
             assert await value(pool, BACKEND) == backend
             assert (running.cancelled(), waiting.cancelled()) == (True, True)
         assert not any("never sent" in sql for sql in proxy.counts.sql)
+
+    run(scenario())
+
+
+def test_what_may_take_long_keeps_its_place_when_its_caller_has_gone(
+    run: Run[Any], dsn: str
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(dsn, size=4) as pool:
+            for owner in "abcd":
+                slow = value(pool, "SELECT pg_sleep(1)", deadline=BULK_DEADLINE, owner=owner)
+                sent = asyncio.create_task(slow)
+                await asyncio.sleep(0.1)
+                sent.cancel()
+            began = time.monotonic()
+            assert await value(pool, "SELECT 1") == 1
+            assert time.monotonic() - began < 0.3
+
+    run(scenario())
+
+
+def test_what_may_take_long_waits_for_nobody_else_who_asks_for_much(
+    run: Run[Any], dsn: str
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(dsn, size=4) as pool:
+            much = [
+                asyncio.create_task(
+                    value(pool, "SELECT pg_sleep(0.5)", deadline=BULK_DEADLINE, owner="a")
+                )
+                for _ in range(8)
+            ]
+            await asyncio.sleep(0.1)
+            assert await value(pool, "SELECT 1", deadline=BULK_DEADLINE, owner="b") == 1
+            assert not any(each.done() for each in much)
+            await asyncio.gather(*much)
 
     run(scenario())
 
