@@ -105,7 +105,7 @@ class Database:
         self.distributed = False  # by user, over several nodes (Citus)
         self._compiled = lru_cache(maxsize=128)(self._compile)
         self._prepared = lru_cache(maxsize=128)(self._prepare)
-        self._gatherers: dict[ClauseElement, Gatherer] = {}
+        self._gatherers: dict[str, Gatherer] = {}
         self._pending = 0
         # Called with the user whose position a write of this process has raised.
         self.on_write: Callable[[str], None] = lambda user_id: None
@@ -154,7 +154,7 @@ class Database:
         compiled = self._compiled(query.statement if there is None else there)
         self._pending += 1
         try:
-            if gatherer := self._gatherer(query):
+            if gatherer := self._gatherer(query, compiled.sql):
                 rows, touched = await gatherer.run(compiled.parameters(query.parameters))
             elif isinstance(self._pool, sqlite.Pool):
                 rows, touched = await self._run_there(self._pool, query, compiled)
@@ -214,22 +214,23 @@ class Database:
         )
         return Result(*rows)
 
-    def _gatherer(self, query: Query) -> Gatherer | None:
+    def _gatherer(self, query: Query, sql: str) -> Gatherer | None:
         """Return what gathers the calls of this query; None where each goes by itself.
 
         So it is where tables are distributed: one user's call goes to one node, several to all.
+        A statement may be built again and again, its `sql` is the same.
         """
         if query.many is None or query.each or self.distributed:
             return None
         if isinstance(self._pool, sqlite.Pool):
             return None
-        if query.statement not in self._gatherers:
+        if sql not in self._gatherers:
             one, many = self._prepared(query.statement), self._prepared(query.many)
             constants = self._compiled(query.many).constants
-            self._gatherers[query.statement] = Gatherer(
+            self._gatherers[sql] = Gatherer(
                 self._pool, one, many, constants, repeatable=query.repeatable
             )
-        return self._gatherers[query.statement]
+        return self._gatherers[sql]
 
     def _prepare(self, statement: ClauseElement) -> Prepared:
         sql = statement.compile(dialect=self._dialect)

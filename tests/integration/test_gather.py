@@ -1,13 +1,22 @@
 """Calls that share a statement: fewer statements, and an answer of their own for everyone."""
 
+import asyncio
+import gc
+import itertools
 from collections.abc import Iterator
 from contextlib import closing
 
 import httpx2
 import psycopg2
 import pytest
+from pydantic import SecretStr
 
+import queries
 from bench.checks import check_plans
+from database import Database
+from engines.gather import Gatherer
+from schemas import TaskQuery
+from settings import Settings
 from tests.support.api import create
 from tests.support.load import Request, at_once
 from tests.support.postgres import Postgres
@@ -73,6 +82,30 @@ def test_lists_at_once_are_whole_and_in_order(watched: tuple[Service, Proxy], us
         owned = [f"task {k}" for k in reversed(range(60)) if k % 6 == n % 8]
         assert titles == owned
         assert answer.headers["x-total-count"] == str(len(owned))
+
+
+def test_what_gathers_calls_is_there_once_however_often_their_statement_is_built(
+    own_postgres: Postgres,
+) -> None:
+    names = ("title", "order", "priority", "due_date", "completed", "created_at", "updated_at")
+    sorts = [",".join(pair) for pair in itertools.permutations(names, 2)]
+
+    def gatherers() -> int:
+        return sum(isinstance(each, Gatherer) for each in gc.get_objects())
+
+    async def scenario() -> int:
+        database = Database(Settings(database_url=SecretStr(own_postgres.create_database())))
+        await database.open()
+        before = gatherers()
+        for _ in range(3):
+            await database.run(queries.list_tasks("u", TaskQuery()))
+            for sort in sorts:  # more than are kept
+                queries.list_tasks("u", TaskQuery(sort=sort))
+        made = gatherers() - before
+        await database.close()
+        return made
+
+    assert asyncio.run(scenario()) == 1
 
 
 def test_toggles_of_the_same_tasks_by_several_workers_never_lock_each_other_out(
