@@ -20,7 +20,7 @@ from psycopg2.extensions import (
 )
 
 from engines import DEADLINE, Queue
-from engines.prepared import Sql, spelt
+from engines.prepared import Prepared, Sql, spelt
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
@@ -138,6 +138,7 @@ class _Connection:
         self._cursor = raw.cursor()
         self._fd: int = raw.fileno()
         self._prepared: set[str] = set()
+        self._unsure: set[str] = set()  # which of these may not be
         self._writing = False
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
@@ -195,12 +196,17 @@ class _Connection:
         assert job
         self.idle_since = job.started
         code = getattr(error, "pgcode", None) or ""
+        name = job.sql.name if isinstance(job.sql, Prepared) else ""
         if error and job.verb == "PREPARE":  # nobody knows whether it is prepared now
-            self._pool.discard(self)
+            self._unsure.add(name)
         if error is None:
             self._pool.log_back()
             self._deliver(job)
         elif code in _ROLLED_BACK:
+            self._pool.send_again(job)
+        elif name in self._unsure and code == "26000":  # so it is not
+            self._unsure.remove(name)
+            self._prepared.remove(name)
             self._pool.send_again(job)
         elif code in _UNPREPARED and job.verb in ("PREPARE", "EXECUTE"):
             self._pool.prepares = False

@@ -357,6 +357,7 @@ def test_what_could_not_be_prepared_is_prepared_later(run: Run[Any], table: str)
 
     async def scenario() -> None:
         async with pool_on(table, 2) as pool:
+            known = await value(pool, BACKEND)
             with pytest.raises(ValueError, match="NUL"):
                 await value(pool, prepared, text="\0")  # not even sent
             assert await value(pool, prepared, text="") == 0
@@ -367,6 +368,7 @@ def test_what_could_not_be_prepared_is_prepared_later(run: Run[Any], table: str)
             await locked
             assert await value(pool, prepared, text="") == 0
             assert pool.prepares
+            assert await value(pool, BACKEND) == known  # nor has it cost a connection
 
     run(scenario())
 
