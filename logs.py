@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 # Classes of SQLSTATE whose messages may quote data: of data, of constraints, of triggers.
@@ -58,8 +59,11 @@ class Log(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write what has gathered. What cannot be written, on a full disk or into a pipe that is
+        closed, is lost, but not whoever has logged it.
+        """
         lines, self._lines = self._lines, []
-        if lines:
-            self.stream.write("".join(lines))
-        super().flush()
+        with suppress(OSError, ValueError):
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()

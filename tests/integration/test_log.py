@@ -1,13 +1,18 @@
 """What the log says of the settings and of each request, and what it never says (section 8)."""
 
+import errno
+import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import psycopg2
 import pytest
 
+from logs import Log
 from tests.conftest import Database
+from tests.support.app import in_process
 from tests.support.postgres import PASSWORD, Postgres, Server
 from tests.support.processes import wait_until
 from tests.support.service import REPOSITORY, Service
@@ -37,6 +42,19 @@ def test_the_log_says_once_which_database_which_users_and_which_origins(
     assert "not.example" not in log
     assert "local.example" not in log
     assert PASSWORD not in log
+
+
+def test_a_log_that_cannot_be_written_costs_nobody_an_answer(new_database: Database) -> None:
+    def write(*_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with in_process(database_url=new_database.url) as client:
+        (handler,) = logging.getLogger("tasks").handlers
+        assert isinstance(handler, Log)
+        handler.setStream(SimpleNamespace(write=write, flush=write))
+        assert client.get("/api/tasks").status_code == 200
+        logging.getLogger("tasks").warning("the database is away")
+        assert client.get("/api/tasks").status_code == 200
 
 
 def test_the_log_has_one_line_a_request(
