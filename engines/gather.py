@@ -126,7 +126,7 @@ class Gatherer:
             sql = self._many
             parameters = {**self._constants, "calls": to_json(numbered).decode()}
         waited = self._loop.time() - calls[0].since
-        rows = self._pool.start(
+        rows = self._pool.run(
             sql, parameters, repeatable=self._repeatable, waited=waited, shared=len(calls) > 1
         )
         rows.add_done_callback(lambda done: self._served(calls, done))

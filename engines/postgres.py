@@ -273,18 +273,7 @@ class Pool:
         self._away = False
         self.prepares = True  # until it turns out that what is prepared does not stay
 
-    async def run(
-        self,
-        sql: Sql,
-        parameters: Mapping[str, Any],
-        *,
-        repeatable: bool,
-        deadline: float = DEADLINE,
-    ) -> Rows:
-        """Send one statement and return what came back within `deadline` seconds."""
-        return await self.start(sql, parameters, repeatable=repeatable, deadline=deadline)
-
-    def start(
+    def run(
         self,
         sql: Sql,
         parameters: Mapping[str, Any],
@@ -294,7 +283,8 @@ class Pool:
         waited: float = 0.0,
         shared: bool = False,
     ) -> asyncio.Future[Rows]:
-        """Send one statement, whose caller has `waited` so many seconds; return its future.
+        """Send one statement, whose caller has `waited` so many seconds; return the future of what
+        comes back within `deadline` seconds.
 
         `shared`: by several callers, who can go again alone when the server stops it.
         """
@@ -335,8 +325,7 @@ class Pool:
         busy = len(self._open) - len(self._idle)
         if busy * 2 < self._size and not job.long:
             return True
-        jobs = [connection.job for connection in self._open if connection.job]
-        owners = [each.owner for each in jobs if each.long or not job.long]
+        owners = [it.job.owner for it in self._open if it.job and it.job.long >= job.long]
         room = max(1, self._size // 2) if job.long else self._size
         return owners.count(job.owner) < room - len(owners)
 

@@ -363,7 +363,7 @@ def test_what_could_not_be_prepared_is_prepared_later(run: Run[Any], table: str)
             assert await value(pool, prepared, text="") == 0
 
             lock = "LOCK TABLE counters; SELECT pg_sleep(1)"
-            locked = pool.start(lock, {}, repeatable=False)
+            locked = pool.run(lock, {}, repeatable=False)
             await refused(value(pool, prepared, text="", deadline=1))  # stopped while it waits
             await locked
             assert await value(pool, prepared, text="") == 0

@@ -19,10 +19,7 @@ class StandIn:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any], asyncio.Future[Rows]]] = []
 
-    async def run(self, sql: str, parameters: Mapping[str, Any], *, repeatable: bool) -> Rows:
-        return await self.start(sql, parameters, repeatable=repeatable)
-
-    def start(
+    def run(
         self,
         sql: str,
         parameters: Mapping[str, Any],
