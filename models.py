@@ -131,6 +131,8 @@ Index(
     TASK.c.deleted_at,  # always null here, but SQLite asks for all columns in an index
     sqlite_where=_live,
 ).ddl_if("sqlite")
+# What has changed since. SQLite went through all of a user's tasks in the order of their uids.
+Index("task_user_id_position", TASK.c.user_id, TASK.c.position).ddl_if("sqlite")
 Index(
     "task_user_id_idempotency_key",
     TASK.c.user_id,

@@ -17,7 +17,7 @@ import changes
 import queries
 import repeating
 from queries import Query
-from schemas import TaskFilter, TaskQuery, TaskUpdate
+from schemas import Since, TaskFilter, TaskQuery, TaskUpdate
 from tests.conftest import Database
 from tests.integration.test_lists import insert, rows_of
 from tests.support.api import create
@@ -286,6 +286,7 @@ def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) 
     ("query", "found_by"),
     [
         (changes.read_positions(["heavy", "hoarder"]), "SEARCH task_feed .*user_id=[?]"),
+        (changes.read_changes("heavy", Since(since=5)), "SEARCH task .*_position .*position>[?]"),
         (queries.list_tasks("heavy", TaskQuery(id=[5, 7])), "SEARCH task .*AND id=[?]"),
         (queries.count_tasks("heavy", TaskFilter(priority=["low", "high"])), ".*AND priority=[?]"),
     ],
