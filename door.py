@@ -200,7 +200,8 @@ class Readers:
         if sum(size for size, _ in self._large.values()) > _ON_THEIR_WAY:
             now = asyncio.get_running_loop().time()
             for _, patience in self._large.values():
-                if (patience.when() or now) - now < PATIENCE - _HASTE:
+                left = (patience.when() or now) - now
+                if left < PATIENCE - _HASTE and not patience.expired():  # nor about to be
                     patience.reschedule(now)
 
     def _look_later(self) -> None:
