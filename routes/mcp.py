@@ -34,7 +34,7 @@ _PASSED_ON: Final = (b"host", b"authorization", b"content-type")  # and nothing 
 _METADATA: Final = ".well-known/oauth-protected-resource"  # RFC 9728
 _USER_ID: Final = {"type": "string", "description": "Whose tasks, if not the usual user's."}
 _TASK_ID: Final = {"type": ["integer", "string"], "description": "The task's `id` or `uid`."}
-_PLAIN: Final = (str, int, float)
+_SCALAR: Final = (str, int, float)  # and so true and false
 _LIMIT: Final = {"description": "How many at most.", "maximum": 100, "default": 100}
 # The argument that is needed, what the others are, and what a model is told.
 TOOLS: Final[dict[str, tuple[str, type[BaseModel], str]]] = {
@@ -193,7 +193,7 @@ def _query(given: Json) -> bytes:
     if wrong := [
         field_error("query", name, "must be text, a number, true or false, or a list of those")
         for name, it in given.items()
-        if not all(isinstance(each, _PLAIN) for each in (it if isinstance(it, list) else [it]))
+        if not all(isinstance(each, _SCALAR) for each in (it if isinstance(it, list) else [it]))
     ]:
         raise InvalidInput(wrong)
     if str(given["limit"]) not in map(str, range(1, 101)):

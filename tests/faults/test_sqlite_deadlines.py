@@ -204,7 +204,7 @@ def test_the_loop_waits_for_no_read_whose_steps_are_slow(
 
     def connect_to_what_is_slow(file: str) -> sqlite3.Connection:
         connection = connect(file)
-        connection.create_function("slow", 1, lambda i: time.sleep(0.01))
+        connection.create_function("slow", 1, lambda i: time.sleep(0.003))
         return connection
 
     monkeypatch.setattr(sqlite, "connect", connect_to_what_is_slow)
