@@ -58,8 +58,10 @@ class Database:
 @pytest.fixture(scope="session")
 def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL from the wheel, for tests of connections and the wire. Do not kill this one."""
-    with Postgres() as server:
+    # Not that of a machine that loses its power; and what it holds in the end, nobody reads.
+    with Postgres(fsync="off") as server:
         yield server
+        server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,9 @@ def test_a_restart_of_the_workers_under_load_loses_nothing(
     workers: int,
     restart: Callable[[Service, Path], None],
 ) -> None:
-    args = ["--reload", "--reload-dir", str(tmp_path)] if workers == 1 else ["--workers", "2"]
+    args = ["--workers", "2", "--timeout-worker-healthcheck", "60"]  # which a start may take
+    if workers == 1:
+        args = ["--reload", "--reload-dir", str(tmp_path)]
     writers = Writers(tasks)
     with Service(DATABASE_URL=new_database.url, args=args) as service:
         with Load(service.url, writers.write, WRITERS) as load:
