@@ -110,6 +110,7 @@ def test_a_restart_of_the_workers_under_load_loses_nothing(
             wait_until(
                 lambda: len(workers_of(service) - old) == workers == len(workers_of(service)),
                 "the workers are new",
+                90,
             )
             load.wait_for(201, 100)
         assert service.pids[0] == supervisor
