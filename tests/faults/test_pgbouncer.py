@@ -9,7 +9,7 @@ from tests.support.needs import need
 from tests.support.service import REPOSITORY
 
 # Not what the API does with its database, but what stands before it.
-OTHER = ["cors", "errors"]
+OTHER = ["cors", "errors", "mcp"]
 
 
 def test_the_api_tests_pass_through_pgbouncer_in_transaction_mode_with_four_workers() -> None:
