@@ -148,7 +148,11 @@ class Accounts:
 
     async def _one(self, statement: sa.Select[Any], **key: str) -> Account | None:
         rows, _ = await self._run(Query(statement, key, repeatable=True))
-        return Account(**dict(zip(account.keys(), rows[0], strict=True))) if rows else None
+        return (
+            Account.model_validate(dict(zip(account.keys(), rows[0], strict=True)))
+            if rows
+            else None
+        )
 
     async def _change(self, how: sa.ClauseElement, it: Account, known: int, then: float) -> None:
         values = {"user_id": it.id, "known": known, **it.model_dump()}

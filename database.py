@@ -8,14 +8,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import psycopg2
 import sqlalchemy
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
@@ -28,7 +27,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from engines import postgres, sqlite
 from engines.gather import Gatherer
 from engines.prepared import Prepared, Sql
-from engines.spelling import Citus
+from engines.spelling import Citus, read_timestamp
 from errors import Conflict, Unavailable
 from models import TASK
 from queries import Query
@@ -268,10 +267,10 @@ class Database:
 
     def _reader(self, kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
         """Return what makes Python's value of the driver's, or None where that is one already."""
-        if not self._file and isinstance(kind, UTCDateTime):
-            return _in_utc  # psycopg2 gives an instant in the time zone of the server
-        if not self._file and isinstance(kind, ARRAY):
-            return None  # psycopg2 gives a list
+        if isinstance(kind, UTCDateTime):
+            return read_timestamp if self._file else None  # which the pool has done
+        if isinstance(kind, ARRAY):
+            return _read_list if self._file else None  # psycopg2 gives a list
         return kind.dialect_impl(self._dialect).result_processor(self._dialect, _FLOAT8)
 
     def _bring_to_head(self) -> None:
@@ -405,8 +404,8 @@ def _first_line(error: BaseException | None) -> str:
     return str(error).partition("\n")[0]
 
 
-def _in_utc(moment: datetime | None) -> datetime | None:
-    return moment if moment is None or moment.tzinfo is UTC else moment.astimezone(UTC)
+def _read_list(stored: str | None) -> Any:
+    return stored and from_json(stored)
 
 
 def _converted(

@@ -5,7 +5,7 @@ The same types serve bodies, paths, query strings and settings.
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 import models
 import recurrence
+from engines.spelling import timestamp
 
 MAX_ID: Final = 2**53 - 1  # the largest integer that JavaScript holds exactly
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -51,11 +52,6 @@ _INSTANT = re.compile(  # RFC 3339 section 5.6
 def broken(rule: str) -> PydanticCustomError:
     """Return the error that says which rule a value breaks: "must be …"."""
     return PydanticCustomError("rule", "{rule}", {"rule": rule})
-
-
-def timestamp(moment: datetime) -> str:
-    """Return an instant as RFC 3339 text in UTC, to the microsecond, ending in Z."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ from sqlalchemy.types import Boolean
 
 import gathered
 from engines import BULK_DEADLINE, DEADLINE
-from engines.spelling import one_of, or_nothing, random_number
-from fields import timestamp
+from engines.spelling import one_of, or_nothing, random_number, timestamp
 from filters import LIVE, OWNED, UNRULED, Shape, by_key, matching, order_by, overdue
 from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from models import FEED, GONE, ROW, TASK, NumberList

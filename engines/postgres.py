@@ -16,11 +16,14 @@ from psycopg2.extensions import (
     POLL_OK,
     POLL_WRITE,
     TRANSACTION_STATUS_IDLE,
+    new_type,
     parse_dsn,
+    register_type,
 )
 
 from engines import DEADLINE, Queue
 from engines.prepared import Prepared, Sql, spelt
+from engines.spelling import read_timestamp
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
@@ -52,6 +55,8 @@ _STOPPED: Final = ("57014", "55P03", "53400")
 _ROLLED_BACK: Final = ("40001", "40P01")  # for another transaction's sake: to be sent again
 # Not prepared here, or by somebody else, or for other tables: there is a pooler, or a migration.
 _UNPREPARED: Final = ("26000", "42P05", "0A000")
+# `timestamptz`, which nobody here reckons with: text is what goes out.
+_TIMESTAMP: Final = new_type((1184,), "TIMESTAMP", lambda stored, _: read_timestamp(stored))
 _UNKNOWN: Final = (
     "The database went silent before it answered; whether the change was made is not known."
 )
@@ -135,6 +140,7 @@ class _Connection:
         self.idle_since = 0.0  # when its last job started, which is near enough and costs nothing
         self._pool = pool
         self._raw = raw
+        register_type(_TIMESTAMP, raw)
         self._cursor = raw.cursor()
         self._fd: int = raw.fileno()
         self._prepared: set[str] = set()

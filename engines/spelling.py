@@ -5,6 +5,7 @@ no volatile function, and of a column no stable one: what is either is spelt a t
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Integer, Text
@@ -72,7 +73,24 @@ tag_lines: Final = _spelt(
     citus="task_text({0})",
     sqlite="(SELECT coalesce(group_concat(value, char(10)), '') FROM json_each({0}))",
 )
-# A timestamp as the text that a client sees.
+
+
+def timestamp(moment: datetime) -> str:
+    """Return an instant as RFC 3339 text in UTC, to the microsecond, ending in Z."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def read_timestamp(stored: Any) -> str | None:
+    """Return the same of what SQLite, which has them in UTC, or PostgreSQL gives of an instant."""
+    if stored is None:
+        return None
+    instant = stored.removesuffix("+00")
+    if len(instant) == 26 and instant[20:].isdecimal():  # in UTC, with all its digits
+        return f"{instant[:10]}T{instant[11:]}Z"
+    return timestamp(datetime.fromisoformat(stored))
+
+
+# The same in a statement.
 timestamp_text: Final = _spelt(
     Text(),
     postgresql="to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
