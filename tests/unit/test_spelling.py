@@ -1,0 +1,25 @@
+"""What the databases spell differently, as the service reads it."""
+
+import pytest
+
+from engines.spelling import read_timestamp
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        (None, None),
+        ("2026-11-21 10:00:00.000001", "2026-11-21T10:00:00.000001Z"),  # SQLite
+        ("2026-11-21 10:00:00.000001+00", "2026-11-21T10:00:00.000001Z"),
+        ("2026-11-21 10:00:00.5+00", "2026-11-21T10:00:00.500000Z"),
+        ("2026-11-21 10:00:00.123+00", "2026-11-21T10:00:00.123000Z"),
+        ("2026-11-21 10:00:00+00", "2026-11-21T10:00:00.000000Z"),
+        ("2026-11-21 12:00:00.123+02", "2026-11-21T10:00:00.123000Z"),
+        ("2026-11-21 15:30:00.000001+05:30", "2026-11-21T10:00:00.000001Z"),
+        ("1889-12-31 23:40:28.25-00:19:32", "1890-01-01T00:00:00.250000Z"),
+    ],
+)
+def test_an_instant_reads_the_same_from_both_and_in_every_time_zone(
+    stored: str | None, shown: str | None
+) -> None:
+    assert read_timestamp(stored) == shown
