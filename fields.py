@@ -154,7 +154,7 @@ UserId = Annotated[
 
 
 def _plain_decimal(value: Any) -> Any:
-    if isinstance(value, str) and not re.fullmatch("0|[1-9][0-9]{0,15}", value):
+    if not re.fullmatch("0|[1-9][0-9]{0,15}", str(value)):
         raise broken("must be a whole number in plain digits")
     return value
 

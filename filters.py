@@ -99,6 +99,7 @@ def _number(value: Any) -> Any:
 AsList = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 Flag = Annotated[
     Literal["true", "false"],
+    BeforeValidator(lambda value: str(value).lower() if isinstance(value, bool) else value),
     AfterValidator(lambda value: value == "true"),
     WithJsonSchema({"type": "boolean"}),
 ]

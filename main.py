@@ -34,7 +34,7 @@ from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
 from routes.live import Live, has_token
-from routes.mcp import build_mcp_routes
+from routes.mcp import build_mcp
 from routes.route import ShortWay
 from routes.tasks import build_router
 from settings import Settings, env_files, load_settings, refuse_to_start
@@ -213,7 +213,7 @@ def create_app(settings: Settings) -> FastAPI:
         routes=[  # not include_router, which matches every request twice
             *named.routes,
             *own.routes,
-            *build_mcp_routes(owners, settings.auth_issuer, cors.is_allowed_origin, own, named),
+            *build_mcp(owners, settings.auth_issuer, cors, own, named),
         ],
     )
     errors.install(app)

@@ -286,7 +286,7 @@ class TaskFilter(ByField):
     def _not_too_many(cls, given: Any) -> Any:
         if len(given.keys() - {*PAGING, *SORTING}) > _MOST_FILTERS:
             raise broken(f"must not have more than {_MOST_FILTERS} filters")
-        return given
+        return {name: value for name, value in given.items() if value is not None}
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:

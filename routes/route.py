@@ -71,10 +71,10 @@ class TaskRoute(APIRoute):
         wanted = _Wanted()
         turns = _Turns() if self.methods == {"GET"} and "{id" not in self.path else None
 
-        async def answer(request: Request) -> Response:
+        async def answer(request: Request, **given: Any) -> Response:
             errors: list[dict[str, str]] = []
-            arguments = await _arguments(self.dependant, request, errors)
-            if self.body_field and body:
+            arguments = await _arguments(self.dependant, request, errors) | given
+            if self.body_field and body and not given:
                 raw = await read_bytes(request)
                 read = _read_body(self.to_json(request, raw), reader, errors) if raw else None
                 arguments[self.body_field.name] = read
@@ -87,7 +87,7 @@ class TaskRoute(APIRoute):
                 getattr(each, "limit", _FEW + 1) > _FEW for each in arguments.values()
             ):
                 call = turns.take(request, call)
-            return await wanted.run(call, request)
+            return await (call if given else wanted.run(call, request))
 
         self.answer = answer
         return answer

@@ -195,20 +195,25 @@ def test_the_schemas_are_those_of_the_rest_api(client: httpx2.Client) -> None:
         ("update_task", {"task_id": 1, "priority": "most"}, "priority: "),
         ("complete_task", {"task_id": 1, "completed": "yes"}, "completed: "),
         ("complete_task", {"task_id": 1, "completed": None}, "completed: "),
-        ("get_task", {"task_id": 1, "fields": "title"}, "fields: is not an argument"),
-        ("delete_task", {"task_id": 1, "forever": True}, "forever: is not an argument"),
-        ("list_tasks", {"limit": 101}, "limit: must be 1 to 100"),
-        ("list_tasks", {"limit": 0}, "limit: must be 1 to 100"),
-        ("list_tasks", {"limit": True}, "limit: must be 1 to 100"),
+        ("get_task", {"task_id": 1, "fields": "title"}, "fields: is not a parameter"),
+        ("delete_task", {"task_id": 1, "forever": True}, "forever: is not a parameter"),
+        ("list_tasks", {"limit": 101}, "limit: must be less than or equal to 100"),
+        ("list_tasks", {"limit": 0}, "limit: must be greater than or equal to 1"),
+        ("list_tasks", {"limit": True}, "limit: must be a valid integer"),
+        ("list_tasks", {"offset": True}, "offset: must be a whole number"),
+        ("list_tasks", {"id": [True]}, "id: must be a whole number"),
+        ("list_tasks", {"id": [1.0]}, "id: must be a whole number"),
+        ("list_tasks", {"overdue": 1}, "overdue: must be 'true' or 'false'"),
         ("list_tasks", {"_limit": 1000}, "_limit: "),
         ("list_tasks", {"_end": 1000}, "_end: "),
         ("list_tasks", {"statsu": "pending"}, "statsu: "),
         ("list_tasks", {"q": {"a": ["b"]}, "status": [1, {}]}, "status: "),
-        ("list_tasks", {"q": {"a": 1}}, "q: must be text"),
-        ("list_tasks", {"priority": [None]}, "priority: must be text"),
-        ("list_tasks", {"priority": {"high": 1}}, "priority: must be text"),
-        ("list_tasks", {"tag": [["a"]]}, "tag: must be text"),
+        ("list_tasks", {"q": {"a": 1}}, "q: must be a valid string"),
+        ("list_tasks", {"priority": [None]}, "priority: must be 'none', 'low'"),
+        ("list_tasks", {"priority": {"high": 1}}, "priority: must be 'none', 'low'"),
+        ("list_tasks", {"tag": [["a"]]}, "tag: must be given only once"),
         ("get_task", {}, "task_id: must be"),
+        ("get_task", {"task_id": "stats"}, "task_id: must be"),
         ("update_task", {"title": "x"}, "task_id: must be"),
         ("complete_task", {"task_id": None}, "task_id: must be"),
         ("delete_task", {"task_id": 1.0}, "task_id: must be"),
@@ -222,6 +227,22 @@ def test_bad_arguments_are_what_the_rest_api_says_of_them(
     client: httpx2.Client, tool: str, arguments: dict[str, Any], named: str
 ) -> None:
     assert named in refusal(client, tool, **arguments)
+
+
+def test_a_refusal_is_the_problem_of_the_rest_api(
+    client: httpx2.Client, user: str, tasks: str
+) -> None:
+    for filters in ({"priority": "x"}, {"overdue": "x"}, {"offset": -1}, {"id": "x"}, {"x": 1}):
+        problem = client.get(tasks, params=filters).json()
+        assert refusal(client, "list_tasks", user_id=user, **filters) == problem["detail"]
+    task = create(client, tasks)
+    for fields in ({"title": ""}, {"tags": [1], "order": "x"}, {"x": 1}, {"completed": None}):
+        problem = client.post(tasks, json={"title": "a", **fields}).json()
+        adding = {"title": "a", "user_id": user, **fields}
+        assert refusal(client, "add_task", **adding) == problem["detail"]
+        problem = client.patch(task["url"], json=fields).json()
+        changing = {"task_id": task["id"], "user_id": user, **fields}
+        assert refusal(client, "update_task", **changing) == problem["detail"]
 
 
 def test_numbers_and_text_that_json_cannot_have_are_refused(client: httpx2.Client) -> None:
