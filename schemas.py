@@ -286,7 +286,8 @@ class TaskFilter(ByField):
     def _not_too_many(cls, given: Any) -> Any:
         if len(given.keys() - {*PAGING, *SORTING}) > _MOST_FILTERS:
             raise broken(f"must not have more than {_MOST_FILTERS} filters")
-        return {name: value for name, value in given.items() if value is not None}
+        # A query string has neither; in the JSON of agents both say that there is no such filter.
+        return {name: value for name, value in given.items() if value not in (None, [])}
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:

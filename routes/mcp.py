@@ -2,7 +2,7 @@
 
 import json
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from auth import Owners
 from door import Cors
 from errors import ApiError, InvalidInput, Unauthorized, from_pydantic
+from fields import PLAIN_DECIMAL
 from routes.answers import json_answer
 from routes.route import TaskRoute, read_bytes
 from schemas import Body, Completion, Task, TaskCreate, TaskQuery, TaskUpdate
@@ -28,7 +29,7 @@ _ONE: Final = {"task_id": {"type": ["integer", "string"], "description": "Its `i
 
 
 class _Listing(TaskQuery, defer_build=True):  # at the first call: it takes 10 ms
-    limit: int = Field(100, ge=1, le=100, strict=True, description="How many at most.")
+    limit: Annotated[int, PLAIN_DECIMAL] = Field(100, ge=1, le=100, description="How many at most.")
 
 
 class _Completed(Completion):
@@ -98,8 +99,7 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
             told = f"Needed: one of {', '.join(TOOLS)}, and an object."
             return _error(400 if modern else 200, -32602, told)
         tools = [_tool(it, bool(owners.tokens)) for it in TOOLS]
-        asked = call.params.get("protocolVersion")
-        agreed = asked if asked in LEGACY else LEGACY[0]
+        agreed = next((it for it in LEGACY if it == call.params.get("protocolVersion")), LEGACY[0])
         results = {
             ("tools/list", modern): {"tools": tools, **_CACHED},
             ("server/discover", True): {"supportedVersions": [MODERN, *LEGACY], **_ABOUT},
