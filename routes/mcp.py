@@ -36,7 +36,8 @@ class _Completed(Completion):
     completed: bool = True
 
 
-# Arguments beside those of a model; which one of the route's handler that is; what it is told.
+# What a tool takes beside the fields of a model, as which argument the route's handler takes that
+# model, and what the agent is told.
 TOOLS: Final[dict[str, tuple[Json, str, type[BaseModel], str]]] = {
     "add_task": ({}, "new", TaskCreate, "Add one task. Returns it, with its `id`."),
     "list_tasks": ({}, "wanted", _Listing, "Find tasks: all filters hold. `offset` turns pages."),
@@ -55,7 +56,7 @@ class _Call(BaseModel, strict=True):  # without an id a notification (JSON-RPC 2
 
 
 def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) -> list[TaskRoute]:
-    """Return `/mcp`, a way to the tasks `of` the current user and of a named one."""
+    """Return `/mcp`; `of` has the routes of the current user's tasks and of a named one's."""
     routes: list[Json] = [{getattr(it, "name", ""): it for it in mount.routes} for mount in of]
 
     async def speak(request: Request) -> Response:
@@ -110,6 +111,7 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
             return _error(404 if modern else 200, -32601, "There is no such method.")
         return {"result": results[call.method, modern]}, 200
 
+    # No condition and no key of the protocol's own request is one of the call's.
     async def use(request: Request, name: str, given: Json) -> Json:
         more, argument, model, _ = TOOLS[name]
         ref = given.pop("task_id", None) if more else None
@@ -123,7 +125,7 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
         except ValidationError as invalid:
             wrong = from_pydantic("body" if route.body_field else "query", invalid.errors())
             return _said(InvalidInput(wrong).detail, isError=True)
-        except ApiError as error:  # whose path calls it `id`
+        except ApiError as error:  # a path has `id` where a tool has `task_id`
             return _said("task_" * error.detail.startswith("id: ") + error.detail, isError=True)
         text, link = done.body.decode(), done.headers.get("link")
         if name == "list_tasks":

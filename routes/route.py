@@ -71,6 +71,7 @@ class TaskRoute(APIRoute):
         wanted = _Wanted()
         turns = _Turns() if self.methods == {"GET"} and "{id" not in self.path else None
 
+        # `given` was read already: an agent's call, whose own route looks whether its client waits.
         async def answer(request: Request, **given: Any) -> Response:
             errors: list[dict[str, str]] = []
             arguments = await _arguments(self.dependant, request, errors) | given
