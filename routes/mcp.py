@@ -153,7 +153,7 @@ def _said(*texts: str | None, **more: Any) -> Json:
 def _tool(name: str, auth_on: bool) -> Json:
     more, _, model, about = TOOLS[name]
     fields: Json = {**more} if auth_on else {"user_id": _USER_ID, **more}
-    schema = model.model_json_schema()
+    schema = model.model_json_schema() | {"title": name}
     for field, rules in schema["properties"].items():
         if model is not _Listing:
             rules["description"] = Task.model_fields[field].description
