@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, and_, bindparam, case, func, null, select, union_all
+from sqlalchemy import BigInteger, and_, bindparam, case, func, null, or_, select, true, union_all
 
 from engines import DEADLINE
 from engines.spelling import one_of
@@ -17,8 +17,8 @@ task, feed, gone = TASK.c, FEED.c, GONE.c
 
 def read_changes(owner: str, wanted: Since) -> Query:
     """Who changed after `since` up to the end of the page, with what stands beside each row: the
-    user's position, that of the latest deletion that is forgotten, and of the last of all changes;
-    the end of the page, if it is full.
+    user's position, that of the latest deletion that is forgotten, whether there is more, and the
+    end of the page, if it is full.
 
     Without a change there is one row, of nulls and those; before the first change there is none.
     """
@@ -36,33 +36,34 @@ _read_positions = select(feed.user_id, feed.position).where(one_of(feed.user_id,
 _since = bindparam("since", type_=BigInteger())
 _tasks_since = and_(OWNED, task.position > _since)
 _gone_since = and_(gone.user_id == OWNER, gone.position > _since, _since > 0)
-_changed_at = union_all(
-    select(task.position).where(_tasks_since), select(gone.position).where(_gone_since)
-).cte("changed_at")
 _nth = (
-    select(_changed_at.c.position)
-    .order_by(_changed_at.c.position)
+    union_all(select(task.position).where(_tasks_since), select(gone.position).where(_gone_since))
+    .order_by("position")
     .limit(1)
     .offset(bindparam("before", type_=BigInteger()))
     .scalar_subquery()
 )
+# LIMIT keeps a row apart from what it is used in, so that each look is made once.
+_at = select(FEED, _nth.label("nth")).where(feed.user_id == OWNER).limit(1).subquery().c
 # Not before what is forgotten: who has begun at 0 could not go on from there.
-_end = case((_nth < feed.forgotten, feed.forgotten), else_=_nth)
+_end = case((_at.nth < _at.forgotten, _at.forgotten), else_=_at.nth)
+_page = select(_at.position, _at.forgotten, _end.label("end")).cte("page")
+_until = select(func.coalesce(_page.c.end, _page.c.position)).scalar_subquery()
 _change = union_all(
-    select(*ROW, task.position).where(_tasks_since),
+    select(*ROW, task.position).where(_tasks_since, task.position <= _until),
     select(
         *((gone[column.name] if column.name in gone else null()) for column in ROW), gone.position
-    ).where(_gone_since),
+    ).where(_gone_since, gone.position <= _until),
 ).subquery()
+_further = or_(
+    select(task.id).where(OWNED, task.position > _page.c.end).exists(),
+    select(gone.id).where(_gone_since, gone.position > _page.c.end).exists(),
+)
+_more = and_(_page.c.end.is_not(None), _further)
+_told = select(_page.c.position, _page.c.forgotten, _more.label("more"), _page.c.end)
+_beside = _told.limit(1).subquery()
 _read_changes = (
-    select(
-        *(_change.c[column.name] for column in ROW),
-        feed.position,
-        feed.forgotten,
-        select(func.max(_changed_at.c.position)).scalar_subquery().label("latest"),
-        _end.label("end"),
-    )
-    .select_from(FEED.outerjoin(_change, _change.c.position <= func.coalesce(_end, feed.position)))
-    .where(feed.user_id == OWNER)
+    select(*(_change.c[column.name] for column in ROW), *_beside.c)
+    .select_from(_beside.outerjoin(_change, true()))
     .order_by(_change.c.position, _change.c.id)
 )

@@ -39,10 +39,9 @@ async def changes_since(database: Database, whose: Owner, known: Since) -> tuple
     tasks is one page, so it is made in pieces.
     """
     rows, _ = await database.run(changes.read_changes(whose.user_id, known))
-    position, forgotten, latest, end = rows[0][_WIDTH:] if rows else (1, 0, None, None)
+    position, forgotten, more, end = rows[0][_WIDTH:] if rows else (1, 0, False, None)
     if known.since > position or 0 < known.since < forgotten:
         raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")
-    more = end is not None and end < latest
     position = end if more else position
     pieces = []
     for start in range(0, len(rows), PIECE):

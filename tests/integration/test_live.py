@@ -178,7 +178,7 @@ def test_streams_of_one_user_share_a_read(own_postgres: Postgres, tasks: str) ->
         create(client, tasks)
         for listener in listeners:
             listener.wait_for(3)
-        pages = [sql for sql in proxy.counts.sql if "changed_at" in sql]
+        pages = [sql for sql in proxy.counts.sql if "task_gone" in sql]
         assert 1 <= len(pages) <= 3  # one for the write, maybe one for a look that came between
 
 
