@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from accounts import Accounts
 from errors import ApiError, Unauthorized
 from fields import Characters
-from models import Account
+from models import Account, User
 from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
 from schemas import Body
@@ -57,14 +57,6 @@ class AccountDelete(Body):
     """Who deletes an account has to know its password."""
 
     password: Guess | None = Field(None, repr=False)
-
-
-class User(BaseModel):
-    """Whom a token is for."""
-
-    id: str
-    email: str
-    name: str | None
 
 
 class Me(User):
