@@ -238,7 +238,6 @@ def test_signing_up_ignores_what_it_does_not_know(client: httpx2.Client, email: 
         ("ann{}@b\u00fccher.example.com", "ann{}@BU\u0308CHER.example.com"),
         ("ann{}@xn--bcher-kva.example.com", "ann{}@b\u00fccher.example.com"),
         ("ann{}@b\u00fccher.example.org", "Ann{}@XN--BCHER-KVA.example.org"),
-        ("Ann <ann{}@example.com>", "ann{}@example.com"),
         ("\uff41nn{}@example.com", "ann{}@example.com"),
         ("ann{}@ex\uff41mple.com", "ann{}@example.com"),
         ("\u212a{}@example.com", "k{}@example.com"),
@@ -292,6 +291,7 @@ def test_of_many_sign_ups_with_one_email_at_once_one_succeeds(
         "", "ann", "ann@", "@example.com", "a@b@example.com", "ann@example", "a b@example.com",
         "ann@example.com\0", "ann@exa\nmple.com", "ann@example..com", "ann@-.com",
         "a@" + "x" * 300 + ".com", "\ud800@example.com", "' OR 1=1 --", "ann@[127.0.0.1]",
+        "Ann <ann@example.com>", "<ann@example.com>", '"Ann" <ann@example.com>', "ann@example.com>",
         7, None, True, ["ann@example.com"], {"$ne": ""},
     ],
 )  # fmt: skip
