@@ -158,8 +158,10 @@ class Feed(SQLModel, table=True):
     """Where a user's changes have come to: `position` is that of the latest, 1 before the first.
 
     Every write raises it in its own statement, and so waits for the user's write before it:
-    changes become visible in the order of their positions. `forgotten` is that of the latest
-    deletion that is no longer told. Half of a page stays free, so that a new row finds room (HOT).
+    changes become visible in the order of their positions. That of a deleted account is the last
+    one that may be: nothing can be written for it any more, whatever worker still takes its tokens.
+    `forgotten` is that of the latest deletion that is no longer told. Half of a page stays free, so
+    that a new row finds room (HOT).
     """
 
     __tablename__ = "task_feed"
