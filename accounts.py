@@ -26,14 +26,14 @@ from sqlalchemy.dialects.postgresql import insert  # compiles for SQLite as well
 from starlette.datastructures import Address
 
 from database import Database
-from errors import ApiError, Unauthorized, Unavailable, field_error
-from models import ACCOUNT, FAILED_LOGIN, FEED, GONE, TASK, Account
+from engines import BULK_DEADLINE
+from errors import ApiError, InvalidInput, Unauthorized, Unavailable, field_error
+from models import ACCOUNT, FAILED_LOGIN, Account
 from queries import Query, now
 
 _MOST_WAITING: Final = 100  # who sign up or log in, in this process
 _PATIENCE: Final = 20.0  # seconds that each of them waits
 _KNOWN_FOR: Final = 50.0  # seconds; with the way to the database that stays within a minute
-_ENDED: Final = 65.0  # seconds after which no call of a deleted account is under way any more
 _MOST_KNOWN: Final = 16_384  # accounts
 
 account, failed = ACCOUNT.c, FAILED_LOGIN.c
@@ -44,11 +44,7 @@ _create = insert(ACCOUNT).on_conflict_do_nothing(index_elements=[account.email_f
 _read = sa.select(*account).where(_this)
 _find = sa.select(*account).where(account.email_folded == sa.bindparam("folded"))
 _update = sa.update(ACCOUNT).where(_unchanged)  # every column
-_delete = sa.delete(ACCOUNT).where(_unchanged)  # a trigger deletes the tasks
-# It begins with the tasks, but writers with the position: that first, or they and it deadlock.
-_position = sa.select(FEED.c.user_id).where(FEED.c.user_id == sa.bindparam("user_id"))
-_held = sa.select(sa.func.count()).select_from(_position.with_for_update().cte("position"))
-_hold_and_delete = _delete.where(_held.scalar_subquery() >= 0)
+_delete = sa.delete(ACCOUNT).where(_unchanged)  # a trigger deletes the tasks, and ends their feed
 
 _email = failed.email == sa.bindparam("email")
 _failures = sa.select(failed.address, failed.failures, failed.failed_at).where(_email)
@@ -74,7 +70,6 @@ class Accounts:
         self._thread = ThreadPoolExecutor(1, "argon2", os.nice, (niceness,))
         self._room, self._alone = asyncio.Semaphore(_MOST_WAITING), asyncio.Lock()
         self._generations: dict[str, tuple[float, float]] = {}  # and until when they are good
-        self._late = set[asyncio.Task[None]]()
 
     async def create(self, email: str, password: str, name: str | None) -> Account:
         """Return the new account; raise 409 if its e-mail has one already."""
@@ -88,8 +83,7 @@ class Accounts:
         )
         if (await self._run(Query(_create, new.model_dump()))).touched:
             return new
-        taken = field_error("body", "email", "has an account already")
-        raise ApiError(409, "email: has an account already", errors=[taken])
+        raise InvalidInput([field_error("body", "email", "has an account already")], 409)
 
     async def read(self, user_id: str) -> Account:
         """Return the account, or raise 401: whoever it was has none any more."""
@@ -99,20 +93,16 @@ class Accounts:
 
     async def update(self, changed: Account, known: int) -> None:
         """Store the account, or raise 401 if its generation is no longer `known`."""
-        await self._change(_update, changed, known, changed.generation)
+        values = {"user_id": changed.id, "known": known, **changed.model_dump()}
+        await self._change(Query(_update, values), changed.generation)
 
     async def delete(self, known: Account) -> None:
         """Delete the account and its tasks, or raise 401 if it has another generation now."""
-        await self._change(_hold_and_delete, known, known.generation, inf)
-        late = asyncio.create_task(self._delete_late(known.id))
-        self._late.add(late)
-        late.add_done_callback(self._late.discard)
+        values = {"user_id": known.id, "known": known.generation}
+        await self._change(Query(_delete, values, deadline=BULK_DEADLINE), inf)
 
     async def verify(self, email: str, password: str, caller: Address | None) -> Account | None:
-        """Return the account with this e-mail and password, None after a wrong guess, or raise 429.
-
-        Raises 503 when too many wait to be checked.
-        """
+        """Return the account with this e-mail and password, None if wrong; raise 429, or 503."""
         folded = _folded(email)
         keys = {"email": self._key(folded), "address": self._key(_network(caller))}
         async with self._turn():
@@ -154,27 +144,10 @@ class Accounts:
             else None
         )
 
-    async def _change(self, how: sa.ClauseElement, it: Account, known: int, then: float) -> None:
-        values = {"user_id": it.id, "known": known, **it.model_dump()}
-        # SQLite has one writer; where tables are on several nodes, accounts are on only one.
-        plain = _delete if how is _hold_and_delete else None
-        if not (await self._run(Query(how, values, on_sqlite=plain, on_citus=plain))).touched:
+    async def _change(self, query: Query, generation: float) -> None:
+        if not (await self._run(query)).touched:
             raise Unauthorized
-        self._learn(it.id, then)
-
-    async def _delete_late(self, user_id: str) -> None:
-        """Delete what calls under way, and other workers, have made after the account was deleted.
-
-        Nobody could ever see or delete it.
-        """
-        left = [FEED, TASK, GONE]
-        while left:
-            await asyncio.sleep(_ENDED)
-            with suppress(Unavailable):  # then it goes on the next time
-                while left:
-                    theirs = left[0].c.user_id == sa.bindparam("user_id")
-                    await self._run(Query(sa.delete(left[0]).where(theirs), {"user_id": user_id}))
-                    left.pop(0)
+        self._learn(query.parameters["user_id"], generation)
 
     async def _count_try(self, email: str, address: str) -> None:
         """Count a try as a failure before it is one; raise 429 instead while none may be made."""

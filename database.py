@@ -28,7 +28,7 @@ from engines import postgres, sqlite
 from engines.gather import Gatherer
 from engines.prepared import Prepared, Sql
 from engines.spelling import Citus, read_timestamp
-from errors import Conflict, Unavailable
+from errors import Conflict, Unauthorized, Unavailable
 from models import TASK
 from queries import Query
 from settings import Settings
@@ -48,6 +48,7 @@ VERSION_TABLE: Final = "tasks_schema_version"  # Alembic's own name for it is ma
 _PASSING: Final = ("08", "40", "53", "55", "57", "25006")  # classes of SQLSTATE to wait out
 # SQLite's extended codes of a value that is there already, and of a NULL where none may be.
 _REFUSED_SQLITE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_NOTNULL)
+_ENDED: Final = "task_feed_position"  # the rule that nothing is written for a deleted account
 _PASSING_SQLITE: Final = (5, 6, 10, 13)  # SQLITE_BUSY, _LOCKED, _IOERR, _FULL
 # A refused connection comes without its SQLSTATE, so these tell by the words what no waiting
 # changes. In another language than English they are waited out.
@@ -161,8 +162,10 @@ class Database:
                 rows, touched = await self._run_alone(self._pool, query, compiled)
         except (psycopg2.errors.DivisionByZero, psycopg2.errors.UniqueViolation) as error:
             raise Conflict from error
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode in _REFUSED_SQLITE:
+        except (psycopg2.errors.CheckViolation, sqlite3.IntegrityError) as error:
+            if _ENDED in str(error):
+                raise Unauthorized from error
+            if getattr(error, "sqlite_errorcode", 0) in _REFUSED_SQLITE:
                 raise Conflict from error
             raise
         finally:

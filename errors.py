@@ -79,12 +79,12 @@ class Unauthorized(ApiError):  # noqa: N818
 
 
 class InvalidInput(ApiError):  # noqa: N818
-    """422: one or more `{"field", "message", "in"}`."""
+    """422, or 409 for what is somebody else's: one or more `{"field", "message", "in"}`."""
 
-    def __init__(self, errors: FieldErrors) -> None:
+    def __init__(self, errors: FieldErrors, status: int = 422) -> None:
         errors = errors[:_MOST_ERRORS]
         detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
-        super().__init__(422, detail, errors=errors)
+        super().__init__(status, detail, errors=errors)
 
 
 class Unavailable(ApiError):  # noqa: N818

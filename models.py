@@ -158,8 +158,10 @@ class Feed(SQLModel, table=True):
     """Where a user's changes have come to: `position` is that of the latest, 1 before the first.
 
     Every write raises it in its own statement, and so waits for the user's write before it:
-    changes become visible in the order of their positions. `forgotten` is that of the latest
-    deletion that is no longer told. Half of a page stays free, so that a new row finds room (HOT).
+    changes become visible in the order of their positions. That of a deleted account is the last
+    one that may be: nothing can be written for it any more, whatever worker still takes its tokens.
+    `forgotten` is that of the latest deletion that is no longer told. Half of a page stays free, so
+    that a new row finds room (HOT).
     """
 
     __tablename__ = "task_feed"
@@ -187,18 +189,23 @@ GONE = Gone.__table__  # type: ignore[attr-defined]
 Index("task_gone_gone_at", GONE.c.gone_at)
 
 
-class Account(SQLModel, table=True):
-    """Who may log in; `id` is the `user_id` of the account's tasks, which go when it goes.
+class User(SQLModel):
+    """Whom a token is for; `id` is the `user_id` of the account's tasks, which go when it goes."""
+
+    id: str = Field(primary_key=True, sa_type=CodePointText)
+    email: str = Field(sa_type=Text)
+    name: str | None = Field(sa_type=Text)
+
+
+class Account(User, table=True):
+    """Who may log in.
 
     `email_folded` is what tells one from another, `generation` that of the tokens that still count.
     """
 
     __tablename__ = "task_account"  # that of Better Auth, which may be there too, is `account`
 
-    id: str = Field(primary_key=True, sa_type=CodePointText)
-    email: str = Field(sa_type=Text)
     email_folded: str = Field(sa_type=CodePointText)
-    name: str | None = Field(default=None, sa_type=Text)
     password_hash: str = Field(sa_type=Text)
     generation: int = 1
     created_at: datetime

@@ -97,14 +97,13 @@ HEADERS: Final[dict[str, tuple[str, str | int]]] = {
     "WWW-Authenticate": ("How to authenticate.", "Bearer"),
 }
 
-_TAKEN: Final = field_error("body", "uid", "is that of another task")
 # An example of each refusal.
 _REFUSALS: Final = (
     ApiError(400, "The body is not valid JSON in UTF-8."),
     Unauthorized(),
     ApiError(403, "The token is for another user."),
     ApiError(404, "There is no task 7."),
-    ApiError(409, "uid: is that of another task", errors=[_TAKEN]),
+    InvalidInput([field_error("body", "uid", "is that of another task")], 409),
     ApiError(410, "What has changed since then is no longer known; begin again at 0."),
     ApiError(412, "The task has changed since; read it again."),
     ApiError(413, "The body is larger than 256 KiB."),

@@ -7,13 +7,13 @@ from unicodedata import normalize
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AfterValidator, AliasChoices, BaseModel, EmailStr, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, EmailStr, Field
 from pydantic_core import to_json
 
 from accounts import Accounts
 from errors import ApiError, Unauthorized
-from fields import Characters
-from models import Account
+from fields import Characters, broken
+from models import Account, User
 from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
 from schemas import Body
@@ -23,6 +23,14 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
 _BODY: Final = (400, 413, 415, 422, 500, 503)
 
+
+def _bare(email: Any) -> Any:
+    if "<" in str(email):  # as in `Ann <ann@example.com>`, which `EmailStr` takes
+        raise broken("must be an e-mail address and nothing else")
+    return email
+
+
+Email = Annotated[EmailStr, BeforeValidator(_bare)]
 Name = Annotated[str, Characters(200)]
 # A password is the same from every keyboard (RFC 8265 section 4.2: NFC).
 _NFC: Final = AfterValidator(partial(normalize, "NFC"))
@@ -33,7 +41,7 @@ Guess = Annotated[str, Characters(1000), _NFC]
 class SignUp(BaseModel, strict=True):
     """Who signs up; other fields are ignored."""
 
-    email: EmailStr
+    email: Email
     password: Password = Field(repr=False)
     name: Name | None = None
 
@@ -57,14 +65,6 @@ class AccountDelete(Body):
     """Who deletes an account has to know its password."""
 
     password: Guess | None = Field(None, repr=False)
-
-
-class User(BaseModel):
-    """Whom a token is for."""
-
-    id: str
-    email: str
-    name: str | None
 
 
 class Me(User):

@@ -302,8 +302,7 @@ def build_router(
 
 
 def _taken(field: str) -> ApiError:
-    taken = field_error("body", field, "is that of another task")
-    return ApiError(409, f"{field}: is that of another task", errors=[taken])
+    return InvalidInput([field_error("body", field, "is that of another task")], 409)
 
 
 def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[str, str]:
