@@ -107,8 +107,8 @@ def rule(error: Mapping[str, Any]) -> str:
     """Return the rule that a Pydantic error stands for, to follow the name of the field."""
     if plain := _PLAIN.get(error["type"]):
         return plain
-    if error["type"] == "rule":  # said by us: its first word may be the name of a part
-        return str(error["msg"])
+    if error["type"] in ("rule", "value_error"):  # said by us: it may begin with a part's name
+        return str(error["msg"]).removeprefix("Value error, ")
     message = re.sub(r"^(Input|String|Value|List|Number|Data)\b.*? should ", "must ", error["msg"])
     return message[:1].lower() + message[1:]
 

@@ -127,10 +127,7 @@ def _remind_at(value: str) -> str | None:
 
 
 def _recurrence(value: str) -> str | None:
-    try:
-        return value if value and recurrence.parse(value) else None
-    except ValueError as error:
-        raise broken(str(error)) from None
+    return value if value and recurrence.parse(value) else None
 
 
 def _distinct(tags: list[str]) -> list[str]:

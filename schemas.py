@@ -106,11 +106,8 @@ class TaskCreate(Body):
     @field_validator("recurrence")
     @classmethod
     def _fits(cls, rule: str | None, info: ValidationInfo) -> str | None:
-        try:
-            if rule is not None and "due_date" in info.data:  # else that is wrong itself
-                recurrence.check(rule, info.data["due_date"])
-        except ValueError as error:
-            raise broken(str(error)) from None
+        if rule is not None and "due_date" in info.data:  # else that is wrong itself
+            recurrence.check(rule, info.data["due_date"])
         return rule
 
 
