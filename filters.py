@@ -4,14 +4,14 @@ json-server gives each field five filters; `FIELDS` says how the value of each i
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
 import sqlalchemy
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, WithJsonSchema, create_model
-from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, or_
+from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, or_, true
 from sqlalchemy.types import Boolean
 from sqlmodel.sql.sqltypes import UTCDateTime
 
@@ -172,7 +172,6 @@ ByField: Any = create_model("ByField", __config__=ConfigDict(extra="forbid"), **
 task = TASK.c
 OWNED: Final = task.user_id == OWNER
 LIVE: Final = task.deleted_at.is_(None)
-UNRULED: Final = task.recurrence.is_(None)
 # Of a filter, all but its values: (column, operator).
 Shape = tuple[tuple[str, str], ...]
 
@@ -184,6 +183,16 @@ def by_key(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     all tasks of which that holds.
     """
     return func.coalesce(condition, false())
+
+
+def settled(fields: Collection[str]) -> ColumnElement[bool]:
+    """Return whether these fields of a task may be set without a look at its rule."""
+    unruled = task.recurrence.is_(None)
+    if "due_date" in fields:  # a rule needs one that fits
+        return by_key(unruled)
+    if "completed" in fields:  # that makes the next task, once
+        return by_key(or_(unruled, task.repeated_at.is_not(None)))
+    return true()
 
 
 def order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:

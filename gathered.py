@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import Boolean
 
 from engines.spelling import or_nothing, random_number
-from filters import LIVE, UNRULED, by_key, order_by
+from filters import LIVE, by_key, order_by, settled
 from models import FEED, ROW, TASK
 from schemas import MAX_PAGE, TaskCreate
 
@@ -132,7 +132,7 @@ _all_moved = (
 def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
     return (
         update(TASK)
-        .where(_this, by_key(LIVE), by_key(UNRULED), task.user_id == _all_moved.c.user_id)
+        .where(_this, by_key(LIVE), settled({"completed"}), task.user_id == _all_moved.c.user_id)
         .values(
             completed=completed,
             completed_at=case((completed, since)),

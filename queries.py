@@ -37,7 +37,7 @@ from sqlalchemy.types import Boolean
 import gathered
 from engines import BULK_DEADLINE, DEADLINE
 from engines.spelling import one_of, or_nothing, random_number, timestamp
-from filters import LIVE, OWNED, UNRULED, Shape, by_key, matching, order_by, overdue
+from filters import LIVE, OWNED, Shape, by_key, matching, order_by, overdue, settled
 from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from models import FEED, GONE, ROW, TASK, NumberList
 from positions import (
@@ -131,7 +131,6 @@ class Target(NamedTuple):
     key: str  # task_id or task_uid
     guarded: bool = False  # by `If-Match`
     trash: bool = False  # also there
-    unruled: bool = False  # unless it repeats
 
     def found(self) -> ColumnElement[bool]:
         """Return the condition."""
@@ -142,11 +141,10 @@ class Target(NamedTuple):
             column == bindparam(self.key),
             *([] if self.trash else [by_key(LIVE)]),
             *([guard] if self.guarded else []),
-            *([by_key(UNRULED)] if self.unruled else []),
         )
 
 
-_GATHERED, _UNRULED = Target("task_id"), Target("task_id", unruled=True)
+_GATHERED = Target("task_id")
 
 
 _create_all = (
@@ -195,26 +193,29 @@ def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
     )
 
 
-def update_task(owner: str, ref: Ref, change: TaskUpdate, versions: Versions = None) -> Query:
+def update_task(
+    owner: str, ref: Ref, change: TaskUpdate, versions: Versions = None, *, ruled: bool = False
+) -> Query:
     """The task, with the fields that `change` sets, if its version is one of `versions`.
 
-    One in the trash is found where that takes it out. One that repeats: see `repeating.py`.
+    One in the trash is found where that takes it out; one that repeats, where that matters, if its
+    rule is heeded (`ruled`, see `repeating.py`).
     """
     fields = tuple(sorted(change.model_fields_set))
     key, values = named(owner, ref, versions)
-    unruled = not {"completed", "due_date"}.isdisjoint(fields)
-    one = Target(key, versions is not None, change.deleted is False, unruled)
+    one = Target(key, versions is not None, change.deleted is False)
     if not fields:
         return Query(_read(one), values, repeatable=True)
-    many = gathered.COMPLETE if fields == ("completed",) and one == _UNRULED else None
-    return Query(_update(one, fields), values | new_values(change), many=many, raises=RAISE)
+    many = gathered.COMPLETE if fields == ("completed",) and one == _GATHERED else None
+    values |= new_values(change)
+    return Query(_update(one, fields, ruled), values, many=many, raises=RAISE)
 
 
 def toggle_task(owner: str, ref: Ref, versions: Versions = None) -> Query:
     """The task, completed if it was pending and pending if it was completed, unless it repeats."""
     key, values = named(owner, ref, versions)
-    one = Target(key, versions is not None, unruled=True)
-    many = gathered.TOGGLE if one == _UNRULED else None
+    one = Target(key, versions is not None)
+    many = gathered.TOGGLE if one == _GATHERED else None
     values["now"] = now()
     return Query(_toggle(one), values, many=many, planned_once=True, raises=RAISE)
 
@@ -235,13 +236,15 @@ def _read(one: Target) -> ClauseElement:
 
 
 @lru_cache(maxsize=32)
-def _update(one: Target, fields: tuple[str, ...]) -> ClauseElement:
-    return changed_one(one, set_clause(fields) | TOUCHED).returning(*ROW)
+def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> ClauseElement:
+    may = true() if ruled else settled(fields)
+    return changed_one(one, set_clause(fields) | TOUCHED).where(may).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
 def _toggle(one: Target) -> ClauseElement:
-    return changed_one(one, TOGGLED | TOUCHED).returning(*ROW)
+    may = settled({"completed"})
+    return changed_one(one, TOGGLED | TOUCHED).where(may).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
@@ -362,18 +365,23 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
 
 
 def update_tasks(
-    owner: str, wanted: TaskFilter, change: TaskUpdate, known: Positions = None
+    owner: str,
+    wanted: TaskFilter,
+    change: TaskUpdate,
+    known: Positions = None,
+    *,
+    ruled: bool = False,
 ) -> Query:
     """Nothing but the number of rows: the change made to every match, all at one position.
 
-    With `known`, nothing is done unless that is one of these; nor where a match repeats and that
-    matters: see `repeating.py`. A change of nothing only counts, and heeds neither.
+    With `known`, nothing is done unless that is one of these; nor, unless its rule is heeded
+    (`ruled`), where it matters that a match repeats. A change of nothing only counts.
     """
     fields = tuple(sorted(change.model_fields_set))
     if not fields:
         return count_tasks(owner, wanted)
-    unruled = bool(change.completed) or "due_date" in fields
-    return bulk(_update_all, owner, wanted, known, new_values(change), fields, unruled)
+    ruled |= change.completed is False and "due_date" not in fields  # which makes no next task
+    return bulk(_update_all, owner, wanted, known, new_values(change), fields, ruled)
 
 
 def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Query:
@@ -448,11 +456,11 @@ def _list(
 
 
 @lru_cache(maxsize=32)
-def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], unruled: bool) -> Any:
+def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], ruled: bool) -> Any:
     moved = MOVED_KNOWN if guarded else MOVED
     touched = TOUCHED | {"position": moved.c.position}
-    if unruled:
-        touched["version"] = random_number() * or_nothing(UNRULED)
+    if not ruled:
+        touched["version"] = random_number() * or_nothing(settled(fields))
     found = and_(matching(shape), task.user_id == moved.c.user_id)
     return update(TASK).where(found).values(set_clause(fields) | touched)
 

@@ -1,8 +1,10 @@
 """The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from time import monotonic
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -13,11 +15,13 @@ from pydantic_core import to_json
 import queries
 from auth import Owner
 from database import HEAD, Database
-from errors import ApiError, Conflict, InvalidInput, field_error
+from engines import BULK_DEADLINE
+from errors import ApiError, Conflict, InvalidInput, Unavailable, field_error
 from fields import IdempotencyKey, TaskRef
 from models import ROW
 from openapi import headers, operation_id, refusals
 from queries import Positions, Versions
+from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
 from routes.answers import answer, json_answer, task_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
 from routes.etags import (
@@ -29,7 +33,6 @@ from routes.etags import (
     not_modified,
 )
 from routes.live import Live
-from routes.repeating import CHANGED, changed, missing, repeat_all, repeat_one
 from routes.route import TaskRoute
 from schemas import (
     OFFSETS,
@@ -71,6 +74,8 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
 WRITTEN = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
+_RECURRENCE: Final = [column.name for column in ROW].index("recurrence")
+_CHANGED: Final = "The list has changed since; read it again."
 _BUSY_KEY: Final = "was used before with another body"
 
 
@@ -171,12 +176,24 @@ def build_router(
         whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        if change.recurrence is None:
-            query = queries.update_tasks(whose.user_id, wanted, change, known)
-            with suppress(Conflict):  # another position, or a rule that has to be read
-                return json_answer({"updated": await _count(query, whose, known)})
-        updated = await repeat_all(database, whose, wanted, change, known)
-        return json_answer({"updated": updated})
+        until = monotonic() + BULK_DEADLINE
+        while monotonic() < until:
+            if change.recurrence is None:
+                query = queries.update_tasks(whose.user_id, wanted, change, known)
+                with suppress(Conflict):  # another position, or a rule that has to be read
+                    return json_answer({"updated": await _count(query, whose, known)})
+            position = await position_of(database, whose)
+            if known is not None and position not in known:
+                raise ApiError(412, _CHANGED)
+            rows, _ = await database.run(read_rules(whose.user_id, wanted, change))
+            repeating = [dict(zip(FOLLOWED, row, strict=True)) for row in rows]
+            nexts = await asyncio.to_thread(nexts_of, repeating, change)
+            still = (position,)
+            query = queries.update_tasks(whose.user_id, wanted, change, still, ruled=True)
+            with suppress(Conflict):  # another position by now
+                updated = await _count(with_next(query, nexts), whose, still)
+                return json_answer({"updated": updated})
+        raise Unavailable("Others change these tasks all the time; nothing was done, try again.")
 
     @router.delete("", response_model=Deleted, responses=refusals(412))
     async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
@@ -188,19 +205,19 @@ def build_router(
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
         except Conflict:
-            raise ApiError(412, CHANGED) from None
+            raise ApiError(412, _CHANGED) from None
 
     async def _count(query: queries.Query, whose: Owner, known: Positions) -> int:
         """Return how many a bulk call touched; `Conflict` if the user has another position."""
         # What changes nothing does not look at the position itself.
         if known and query.raises is None and await position_of(database, whose) not in known:
-            raise ApiError(412, CHANGED)
+            raise ApiError(412, _CHANGED)
         rows, touched = await database.run(query)
         if not touched and (await database.run(queries.make_position(whose.user_id))).touched:
             rows, touched = await database.run(query)
         # Whose position is not there yet has no tasks, and nothing that could be compared.
         if known and not touched and 1 not in known and await position_of(database, whose) == 1:
-            raise ApiError(412, CHANGED)
+            raise ApiError(412, _CHANGED)
         return int(rows[0][0]) if len(rows) == 1 else touched
 
     add_changes(router, database, owner, live)
@@ -257,13 +274,35 @@ def build_router(
             query = queries.toggle_task(whose.user_id, ref, versions)
         else:
             query = queries.update_task(whose.user_id, ref, change, versions)
-        if change is None or change.recurrence is None:
-            rows, _ = await database.run(query)
+        trash = change is not None and change.deleted is False
+        while True:
+            if change is None or change.recurrence is None:
+                rows, _ = await database.run(query)
+                if rows:
+                    break
+            # None is found, it repeats or shall, or an older version has made it.
+            was = await _one(queries.read_task(whose.user_id, ref, trash=trash), whose, ref)
+            if versions is not None and was[-1] not in versions:
+                raise _changed()
+            task = task_fields(was, whose)
+            setting = change or TaskUpdate(completed=not task["completed"])
+            heeding = queries.update_task(whose.user_id, ref, setting, was[-1:], ruled=True)
+            rows, _ = await database.run(with_next(heeding, nexts_of([task], setting)))
             if rows:
-                return task_answer(rows[0], whose)
-        # None is found, it repeats or shall, or an older version has made it.
-        row, link = await repeat_one(database, whose, ref, change, versions)
-        return task_answer(row, whose, headers=link)
+                break
+            await database.run(queries.make_position(whose.user_id))
+        repeats = rows[0][_RECURRENCE] and (change is None or change.completed)
+        link = await _next_link(task_fields(rows[0], whose), whose) if repeats else {}
+        return task_answer(rows[0], whose, headers=link)
+
+    async def _next_link(task: dict[str, Any], whose: Owner) -> dict[str, str]:
+        """Return the header that names the next task of one that is completed, if there is one."""
+        if task["completed"]:
+            with suppress(Unavailable):  # for the change is made
+                read = queries.read_task(whose.user_id, next_uid(task))
+                if rows := (await database.run(read)).rows:
+                    return {"Link": f'<{whose.url}/{rows[0][0]}>; rel="next"'}
+        return {}
 
     @router.delete(
         "/{id:id}",
@@ -295,10 +334,14 @@ def build_router(
             rows, _ = await database.run(query)
             if rows:
                 return rows[0]
-            raise changed()
-        raise missing(ref)
+            raise _changed()
+        raise ApiError(404, f"There is no task {ref if isinstance(ref, int) else 'with this uid'}.")
 
     return router
+
+
+def _changed() -> ApiError:
+    return ApiError(412, "The task has changed since; read it again.")
 
 
 def _taken(field: str) -> ApiError:

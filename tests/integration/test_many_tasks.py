@@ -15,8 +15,8 @@ from sqlalchemy.dialects.postgresql import psycopg2 as postgresql
 
 import changes
 import queries
-import repeating
 from queries import Query
+from repeating import with_next
 from schemas import Since, TaskFilter, TaskQuery, TaskUpdate
 from tests.conftest import Database
 from tests.integration.test_lists import insert, rows_of
@@ -200,7 +200,8 @@ def plan_of_sqlite(connection: Any, query: Query) -> list[tuple[int, str]]:
     statement = query.on_sqlite if query.on_sqlite is not None else query.statement
     compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     given = {**compiled.params, **query.parameters}
-    given |= {name: json.dumps(value) for name, value in given.items() if isinstance(value, list)}
+    structures = {name: value for name, value in given.items() if isinstance(value, list | dict)}
+    given |= {name: json.dumps(value) for name, value in structures.items()}
     rows = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", given)
     return [(row[1], row[3]) for row in rows]
 
@@ -276,7 +277,7 @@ def test_sqlite_counts_by_state_from_an_index_alone(connection: Any, query: Quer
 def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) -> None:
     """Not for each of the user's tasks by a look at all that are made: 3,000 took 16 seconds."""
     completed = TaskUpdate(completed=True)
-    query = repeating.repeat_tasks("heavy", TaskFilter(), completed, 1, [], [])
+    query = with_next(queries.update_tasks("heavy", TaskFilter(), completed, ruled=True), {})
     steps = [step for _, step in plan_of_sqlite(connection, query._replace(on_sqlite=query.then))]
     assert steps[1:] == ["SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"]
 

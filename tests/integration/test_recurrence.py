@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
+import psycopg2
 import pytest
 
-from routes import repeating
+import queries
+import repeating
+from routes import tasks as routes
+from schemas import TaskUpdate
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
 from tests.support.app import in_process
@@ -129,18 +135,30 @@ def test_however_often_it_is_completed_there_is_one_next(
     assert not any(each["completed"] for each in listed.values())
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("forever", ["", "?forever=true"])
 def test_a_next_one_that_was_deleted_is_not_made_again(
-    forever: str, client: httpx2.Client, tasks: str
+    forever: str, way: Way, client: httpx2.Client, tasks: str
 ) -> None:
     task = create(client, tasks, **DAILY)
     new = next_of(client, complete(client, task))
     assert client.delete(new["url"] + forever).status_code == 200
     complete(client, task, completed=False)
-    again = complete(client, task)
+    again = way(client, tasks, task)
     assert "link" not in again.headers
     assert client.patch(tasks, json={"completed": True}).json() == {"updated": 1}
     assert [each["id"] for each in client.get(tasks).json()] == [task["id"]]
+
+
+@pytest.mark.parametrize("way", [by_toggle, in_bulk])
+def test_a_task_that_has_the_uid_of_the_next_is_in_nobodys_way(
+    way: Way, client: httpx2.Client, tasks: str
+) -> None:
+    task = create(client, tasks, **DAILY)
+    other = create(client, tasks, uid=repeating.next_uid(task))
+    assert way(client, tasks, task).status_code == 200
+    assert client.get(task["url"]).json()["completed"]
+    assert pending(client, tasks) == [other]
 
 
 def test_every_completing_answer_names_the_next_task_while_there_is_one(
@@ -246,6 +264,7 @@ def test_what_is_in_the_trash_or_not_there_is_not_found(client: httpx2.Client, t
         (DAILY, {"due_date": None}, "due_date"),
         (DAILY, {"due_date": ""}, "due_date"),
         (DAILY, {"due_date": None, "completed": True}, "due_date"),
+        (DAILY, {"due_date": None, "completed": False}, "due_date"),
         ({}, {"recurrence": "FREQ=DAILY"}, "recurrence"),
         (DAILY, {"due_date": None, "recurrence": "FREQ=DAILY"}, "recurrence"),
         (DAILY, {"recurrence": f"FREQ=DAILY;UNTIL={TODAY:%Y%m%d}T100000"}, "recurrence"),
@@ -356,6 +375,42 @@ def test_the_examples_of_the_page_are_so(client: httpx2.Client, tasks: str) -> N
 # ---- at once
 
 
+@pytest.mark.parametrize("way", [by_toggle, by_patch, in_bulk])
+def test_a_rule_that_changes_while_the_next_date_is_reckoned_is_read_again(
+    way: Way, new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reckoned: list[repeating.Nexts] = []
+
+    def change_first(tasks: Iterable[Mapping[str, Any]], change: TaskUpdate) -> repeating.Nexts:
+        reckoned.append(repeating.nexts_of(tasks, change))
+        if len(reckoned) == 1:
+            run(new_database, "UPDATE task_feed SET position = position + 1")
+            run(new_database, "UPDATE task SET recurrence = 'FREQ=YEARLY', version = 1")
+        return reckoned[-1]
+
+    monkeypatch.setattr(routes, "nexts_of", change_first)
+    with in_process(database_url=new_database.url) as client:
+        task = create(client, "/api/tasks", due_date="2044-02-28", recurrence="FREQ=DAILY")
+        assert way(client, "/api/tasks", task).status_code == 200
+        [new] = pending(client, "/api/tasks")
+        assert (new["recurrence"], new["due_date"]) == ("FREQ=YEARLY", "2045-02-28")
+    assert len(reckoned) == 2
+
+
+def run(database: Database, statement: str) -> None:
+    """Run a statement on the database, beside the service."""
+    url = database.url.removeprefix("sqlite:///")
+    connect = sqlite3.connect if database.name == "sqlite" else psycopg2.connect
+    with closing(connect(url)) as connection:
+        connection.cursor().execute(statement)
+        connection.commit()
+
+
+def test_a_change_of_nothing_makes_no_next() -> None:
+    query = queries.update_task("u", 1, TaskUpdate(), (1,), ruled=True)
+    assert repeating.with_next(query, {1: ("x", None, None, None)}) == query
+
+
 @pytest.fixture(scope="module")
 def crowded(database: Database) -> Iterator[Service]:
     """The service with four workers."""
@@ -407,8 +462,8 @@ def test_a_bulk_completion_that_others_always_forestall_is_given_up_in_time(
         await asyncio.sleep(0.2)  # so that all its tries would take 20 s
         return 1
 
-    monkeypatch.setattr(repeating, "position_of", position_that_is_over)
-    monkeypatch.setattr(repeating, "BULK_DEADLINE", 0.5)
+    monkeypatch.setattr(routes, "position_of", position_that_is_over)
+    monkeypatch.setattr(routes, "BULK_DEADLINE", 0.5)
     with in_process(database_url=new_database.url) as client:
         create(client, "/api/tasks", title="x", due_date="2026-01-01", recurrence="FREQ=DAILY")
         started = time.monotonic()

@@ -165,6 +165,21 @@ def test_a_create_with_a_key_is_one_statement_each_time(counted: Counted, tasks:
         assert (answer.status_code, counted.count()) == (status, (1, 1))
 
 
+def test_what_has_made_its_next_is_changed_by_one_statement(counted: Counted, tasks: str) -> None:
+    daily = {"due_date": "2030-01-01", "recurrence": "FREQ=DAILY"}
+    task = create(counted.client, tasks, **daily)
+    counted.client.patch(f"{task['url']}/complete")
+    for statements in (1, 2):  # pending; completed, and the next is read, for the answer names it
+        counted.reset()
+        counted.client.patch(f"{task['url']}/complete")
+        assert counted.count() == (statements, statements)
+    only = {"id": task["id"]}
+    for completed in (False, True):
+        counted.reset()
+        counted.client.patch(tasks, params=only, json={"completed": completed})
+        assert counted.count() == (1, 1)
+
+
 @pytest.mark.parametrize(("path", "statements"), [("/health", 0), ("/ready", 1), ("/docs", 0)])
 def test_what_is_not_about_tasks_asks_no_more_than_it_must(
     counted: Counted, path: str, statements: int
