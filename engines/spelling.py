@@ -87,7 +87,8 @@ def read_timestamp(stored: Any) -> str | None:
     instant = stored.removesuffix("+00")
     if len(instant) == 26 and instant[20:].isdecimal():  # in UTC, with all its digits
         return f"{instant[:10]}T{instant[11:]}Z"
-    return timestamp(datetime.fromisoformat(stored))
+    moment = datetime.fromisoformat(stored)  # without an offset it is SQLite's, wherever this runs
+    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 # The same in a statement.
