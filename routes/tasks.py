@@ -212,13 +212,18 @@ def build_router(
         # What changes nothing does not look at the position itself.
         if known and query.raises is None and await position_of(database, whose) not in known:
             raise ApiError(412, _CHANGED)
-        rows, touched = await database.run(query)
-        if not touched and (await database.run(queries.make_position(whose.user_id))).touched:
-            rows, touched = await database.run(query)
+        count = await _touched(query)
+        if not count and (await database.run(queries.make_position(whose.user_id))).touched:
+            count = await _touched(query)
         # Whose position is not there yet has no tasks, and nothing that could be compared.
-        if known and not touched and 1 not in known and await position_of(database, whose) == 1:
+        if known and not count and 1 not in known and await position_of(database, whose) == 1:
             raise ApiError(412, _CHANGED)
-        return int(rows[0][0]) if len(rows) == 1 else touched
+        return count
+
+    async def _touched(query: queries.Query) -> int:
+        """Return how many tasks a statement touched; one of several steps counts them itself."""
+        rows, touched = await database.run(query)
+        return int(rows[0][0]) if rows else touched
 
     add_changes(router, database, owner, live)
 

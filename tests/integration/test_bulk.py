@@ -186,6 +186,15 @@ def test_a_bulk_change_of_nothing_moves_no_position_and_heeds_the_tag(
     assert client.get(position).json()["position"] == before
 
 
+@pytest.mark.parametrize("query", ["", "?deleted=true"])
+def test_the_tag_of_another_list_is_not_that_of_somebody_who_has_none(
+    query: str, client: httpx2.Client, tasks: str, user: str
+) -> None:
+    create(client, tasks)
+    stale = {"If-Match": client.get(tasks).headers["ETag"]}
+    assert client.delete(f"/api/{user}-new/tasks{query}", headers=stale).status_code == 412
+
+
 def test_bulk_calls_touch_only_the_tasks_of_their_user(
     client: httpx2.Client, tasks: str, user: str
 ) -> None:

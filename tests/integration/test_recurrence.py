@@ -397,6 +397,17 @@ def test_a_rule_that_changes_while_the_next_date_is_reckoned_is_read_again(
     assert len(reckoned) == 2
 
 
+def test_rules_are_given_in_bulk_to_what_a_version_made_that_knew_no_positions(
+    new_database: Database,
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        task = create(client, "/api/tasks", due_date="2044-02-28")
+        run(new_database, "DELETE FROM task_feed")
+        answer = client.patch("/api/tasks", json={"recurrence": "FREQ=DAILY"})
+        assert answer.json() == {"updated": 1}
+        assert client.get(task["url"]).json()["recurrence"] == "FREQ=DAILY"
+
+
 def run(database: Database, statement: str) -> None:
     """Run a statement on the database, beside the service."""
     url = database.url.removeprefix("sqlite:///")
