@@ -87,7 +87,7 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
         modern = version == MODERN
         name = call.params.get("name") if call.method == "tools/call" else said[2]
         if version not in (MODERN, *LEGACY):
-            known = {"supported": [MODERN, *LEGACY], "requested": version}
+            known = {"supported": [MODERN, *LEGACY], "requested": str(version)}
             return _error(400, -32022, "Unsupported protocol version", data=known)
         if modern and not meta.keys() >= {*_META}:
             return _error(400, -32602, f"params._meta must have {' and '.join(_META)}.")

@@ -411,6 +411,16 @@ def test_an_unknown_revision_is_told_the_known_ones(client: httpx2.Client, versi
         assert_failed(client, call("tools/list"), NO_SUCH_VERSION, 400, **old)
 
 
+@pytest.mark.parametrize("version", ["NaN", "1e999", "-Infinity", "null", "{}", "[5]"])
+def test_a_version_that_is_no_text_is_told_as_text(client: httpx2.Client, version: str) -> None:
+    meta = f'{{"_meta": {{"io.modelcontextprotocol/protocolVersion": {version}}}}}'
+    message = f'{{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {meta}}}'
+    answer = client.post("/mcp", content=message, headers={"Content-Type": "application/json"})
+    told = json.loads(answer.text, parse_constant=pytest.fail)
+    assert answer.status_code == 400
+    assert isinstance(told["error"]["data"]["requested"], str)
+
+
 @pytest.mark.parametrize("method", ["tools/nothing", "", "resources/list", "server/discover"])
 def test_an_unknown_method_is_an_error(client: httpx2.Client, method: str) -> None:
     assert_failed(client, call(method), NO_METHOD, 200)
