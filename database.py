@@ -189,8 +189,7 @@ class Database:
             given = {**together.constants, **query.parameters}  # the owner, whose turn it is
             parameters = {**given, "calls": to_json(calls).decode()}
         else:
-            planned_once = query.planned_once and not self.distributed
-            sql = self._prepared(query.statement) if planned_once else compiled.sql
+            sql = self._prepared(query.statement) if query.planned_once else compiled.sql
             parameters = compiled.parameters(query.parameters)
         return Result(
             *await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)

@@ -30,6 +30,11 @@ _EARLIER: Final = (
 )
 
 _DISTRIBUTE: Final = (
+    # A read comes in one message with its limit of time. It goes to its node without BEGIN and
+    # COMMIT, two round trips more; the nodes themselves ask nobody, and need not know.
+    "SET LOCAL citus.enable_alter_role_set_propagation = off",
+    "DO $$ BEGIN EXECUTE 'ALTER ROLE CURRENT_USER IN DATABASE ' || quote_ident(current_database()) "
+    "|| ' SET citus.select_opens_transaction_block = off'; END $$",
     # See `positions.py`. Where this is, the rest has been done; but first, since Citus wants it so.
     "CREATE FUNCTION task_moved(owner text) RETURNS bigint LANGUAGE plpgsql AS $$ "
     "DECLARE raised bigint; BEGIN INSERT INTO task_feed (user_id, position, forgotten) "
