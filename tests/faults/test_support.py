@@ -73,8 +73,8 @@ def test_postgres_makes_and_drops_databases(postgres: Server) -> None:
         connect(url)
 
 
-def test_postgres_is_durable_and_as_configured(own_postgres: Postgres) -> None:
-    assert own_postgres.execute("SHOW fsync") == [("on",)]
+def test_postgres_is_as_configured(own_postgres: Postgres) -> None:
+    assert own_postgres.execute("SHOW fsync") == [("off",)]
     assert own_postgres.version.startswith("PostgreSQL 18")
     assert own_postgres.execute("SELECT upper('ä')") == [("Ä",)]
 
@@ -82,6 +82,7 @@ def test_postgres_is_durable_and_as_configured(own_postgres: Postgres) -> None:
 def test_a_killed_postgres_comes_back_with_what_it_acknowledged() -> None:
     with Postgres(max_connections=20) as server:
         assert server.execute("SHOW max_connections") == [("20",)]
+        assert server.execute("SHOW fsync") == [("on",)]
         server.execute("CREATE TABLE kept AS SELECT %s AS id", 7)
         pids = server.pids
         assert len(pids) > 3
