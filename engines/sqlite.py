@@ -83,7 +83,8 @@ class _Job:
         self.calls = each or [parameters]
         self.first, self.then = first, then
         self.owner = parameters.get("owner")
-        self.alone = seconds > DEADLINE  # what may be slow shares no transaction
+        # What may be slow shares no transaction, nor what could fail after it has done something.
+        self.alone = seconds > DEADLINE or bool(then[0])
         self.deadline = monotonic() + seconds
         self.outcome: Rows | Exception = ([], 0)
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()

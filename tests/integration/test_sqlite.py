@@ -70,6 +70,21 @@ def test_a_write_that_fails_leaves_those_that_share_its_transaction(path: str) -
     asyncio.run(scenario())
 
 
+def test_a_write_whose_second_statement_fails_is_undone_and_others_are_not(path: str) -> None:
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            again = pool.run(INSERT, {"text": "b"}, repeatable=False, then=(INSERT, {"text": "b"}))
+            first, failed, last = await asyncio.gather(
+                insert_all(pool, "a"), again, insert_all(pool, "c"), return_exceptions=True
+            )
+            assert isinstance(failed, sqlite3.IntegrityError)
+            assert isinstance(first, list)
+            assert isinstance(last, list)
+            assert await texts_in(pool) == ["a", "c"]
+
+    asyncio.run(scenario())
+
+
 def test_a_write_that_fails_half_way_leaves_none_of_itself(path: str) -> None:
     async def scenario() -> None:
         async with pool_on(path) as pool:
