@@ -34,6 +34,7 @@ _CALLERS = 4096  # of whom each address remembers whether their answers are long
 _LONG_AT_ONCE = 2  # of one caller
 _LONG_TOGETHER = 4  # of all callers of an address
 _SOON = 0.2  # seconds after which it is worth looking whether the client still waits
+_GRACE = 0.8  # seconds past its deadline in which a statement has ended and said why
 
 
 class _IdText(StringConvertor):
@@ -160,7 +161,7 @@ class _Turns:
 
     async def _in_turn(self, caller: _Caller, call: Coroutine[Any, Any, Response]) -> Response:
         try:
-            async with asyncio.timeout(DEADLINE + _SOON) as waiting:
+            async with asyncio.timeout(DEADLINE + _GRACE) as waiting:
                 async with caller.turn:
                     if caller.long is None:
                         return await call
