@@ -138,11 +138,9 @@ class Accounts:
 
     async def _one(self, statement: sa.Select[Any], **key: str) -> Account | None:
         rows, _ = await self._run(Query(statement, key, repeatable=True))
-        return (
-            Account.model_validate(dict(zip(account.keys(), rows[0], strict=True)))
-            if rows
-            else None
-        )
+        if not rows:
+            return None
+        return Account.model_validate(dict(zip(account.keys(), rows[0], strict=True)))
 
     async def _change(self, query: Query, generation: float) -> None:
         if not (await self._run(query)).touched:

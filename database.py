@@ -147,7 +147,9 @@ class Database:
         await self._pool.close()
 
     async def run(self, query: Query) -> Result:
-        """Run one statement, atomically and in one round trip, or raise `Unavailable`."""
+        """Run one statement, atomically and in one round trip, or raise `Unavailable`; `Conflict`
+        where it is refused for what is there, 401 where the account is deleted.
+        """
         if self._pending >= QUEUE:
             raise Unavailable("Too many requests are waiting for the database.")
         there = query.on_citus if self.distributed else query.on_sqlite if self._file else None
@@ -163,7 +165,9 @@ class Database:
         except (psycopg2.errors.DivisionByZero, psycopg2.errors.UniqueViolation) as error:
             raise Conflict from error
         except (psycopg2.errors.CheckViolation, sqlite3.IntegrityError) as error:
-            if _ENDED in str(error):
+            # Not all that PostgreSQL says: that quotes the row.
+            told = error.diag.message_primary if isinstance(error, psycopg2.Error) else str(error)
+            if _ENDED in (told or ""):
                 raise Unauthorized from error
             if getattr(error, "sqlite_errorcode", 0) in _REFUSED_SQLITE:
                 raise Conflict from error

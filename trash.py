@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, bindparam, case, delete, func, select, update
 
 from database import Database
-from errors import Unavailable
+from errors import Unauthorized, Unavailable
 from filters import OWNED
 from models import FEED, GONE, TASK
 from positions import OWNER, RAISE
@@ -58,8 +58,8 @@ async def keep_emptying(database: Database) -> None:
     while True:
         try:
             await empty(database)
-        except Unavailable:
-            log.warning("the trash is emptied later, since the database is away")
+        except (Unavailable, Unauthorized):  # it is away, or an account was deleted meanwhile
+            log.warning("the trash is emptied later")
         await asyncio.sleep(_PERIOD)
 
 

@@ -111,7 +111,7 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
             return _error(404 if modern else 200, -32601, "There is no such method.")
         return {"result": results[call.method, modern]}, 200
 
-    # No condition and no key of the protocol's own request is one of the call's.
+    # The route gets neither `If-Match` nor `Idempotency-Key`: those are not of the tool's call.
     async def use(request: Request, name: str, given: Json) -> Json:
         more, argument, model, _ = TOOLS[name]
         ref = given.pop("task_id", None) if more else None
