@@ -69,6 +69,11 @@ def test_the_image_and_the_manifest_agree_on_user_and_port() -> None:
     assert f"EXPOSE {CONTAINER['ports'][0]['containerPort']}" in DOCKERFILE
 
 
+def test_the_image_leaves_websockets_alone() -> None:
+    """A request that asks for one and brings a body would never be answered."""
+    assert '"--ws", "none"' in DOCKERFILE
+
+
 def test_what_the_image_takes_in_is_all_that_runs() -> None:
     """Whatever a module imports of this repository is in the image, and no test or tool is."""
     ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
