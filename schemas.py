@@ -257,10 +257,10 @@ class TaskFilter(ByField):
     ] = Field("all", description="Whether completed.")
     q: Annotated[Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
     priority: Annotated[list[Priority], AsList, AfterValidator(ranks), Where("priority", "in")] = (
-        Field([], description="Repeat it for any of several.")
+        Field([], description="Any of these; repeat it for several.")
     )
     tag: Annotated[list[fields.Tag], AsList, Where("tags", "eq")] = Field(
-        [], description="Repeat it for tasks that have all of several."
+        [], description="All of these; repeat it for several."
     )
     overdue: Annotated[Flag, Where("overdue", "eq")] = Field(
         _NOT_GIVEN, description="Due before now and not completed; a day is over at its end in UTC."
@@ -272,7 +272,7 @@ class TaskFilter(ByField):
         _NOT_GIVEN, description="Due after this day or instant."
     )
     id: Annotated[list[TaskId], AsList, Where("id", "in")] = Field(
-        [], description="Repeat it for several tasks."
+        [], description="Any of these; repeat it for several."
     )
     deleted: Annotated[
         Flag, AfterValidator(lambda trash: trash or _ANY), Where("deleted", "eq")
