@@ -113,7 +113,11 @@ _REFUSALS: Final = (
     ApiError(412, "The task has changed since; read it again."),
     ApiError(413, "The body is larger than 256 KiB."),
     ApiError(415, "The Content-Type must be application/json."),
-    ApiError(429, "Too many tries failed; wait before the next.", headers={"Retry-After": "1"}),
+    ApiError(
+        429,
+        "Too many tries failed for this e-mail; wait before the next.",
+        headers={"Retry-After": "1"},
+    ),
     InvalidInput([field_error("body", "title", "must be 1 to 200 characters")]),
     ApiError(500, "Something went wrong on the server; it has been logged."),
     Unavailable(),

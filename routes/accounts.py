@@ -98,6 +98,8 @@ class Me(User):
 
     created_at: datetime
     access_token: str | None = None
+    token_type: Literal["bearer"] | None = None
+    expires_in: int | None = None
 
 
 class Token(BaseModel):

@@ -385,6 +385,8 @@ def test_a_new_password_needs_the_old_one_and_ends_every_token_made_before(
     body = {"password": "another one", "current_password": PASSWORD}
     answer = client.patch("/api/auth/me", json=body, headers=ann.headers)
     assert answer.status_code == 200
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert set(answer.json()) == set(schemas["Me"]["properties"])
     for ended in (ann.token, other_session):
         assert_problem(client.get("/api/tasks", headers=bearer(ended)), 401)
         assert_problem(client.get("/api/auth/me", headers=bearer(ended)), 401)
