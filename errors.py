@@ -110,6 +110,7 @@ def rule(error: Mapping[str, Any]) -> str:
     if error["type"] in ("rule", "value_error"):  # said by us: it may begin with a part's name
         return str(error["msg"]).removeprefix("Value error, ")
     message = re.sub(r"^(Input|String|Value|List|Number|Data)\b.*? should ", "must ", error["msg"])
+    message = message.partition(" after validation")[0]  # that of how many, and how many there are
     return message[:1].lower() + message[1:]
 
 

@@ -168,6 +168,9 @@ def create_app(settings: Settings) -> FastAPI:
         # The envelope writes the line a request; uvicorn looks whether anyone listens to its own.
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
+        # What it says of each WebSocket, of which there are none here, has the query string, and so
+        # a token; unless `--ws none` has it leave them alone.
+        logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
         await owners.open()
         emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
@@ -268,6 +271,10 @@ def _configure_logging(settings: Settings) -> Log | None:
     log.propagate = False
     log.setLevel(settings.log_level.upper())
     return lines if log.isEnabledFor(logging.INFO) else None
+
+
+def _is_of_no_websocket(record: logging.LogRecord) -> bool:
+    return '"WebSocket ' not in str(record.msg)
 
 
 def _welcome(settings: Settings, database: Database) -> list[str]:

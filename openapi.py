@@ -34,13 +34,14 @@ Tasks at two addresses that behave the same: `/api/tasks` has those of the curre
 
 - Paths work with and without a last slash; HEAD works wherever GET does.
 - An error is always a `Problem` (`application/problem+json`, RFC 9457): show its `detail`. So is
-  the 404 of an unknown path, the 405, with `Allow`, of a method that a path does not have, and the
-  431 of headers over 64 KiB.
+  the 404 of an unknown path, the 405, with `Allow`, of a method that a path does not have, the 431
+  of headers over 64 KiB, and, with auth off, the 403 of a page that `CORS_ORIGINS` does not name.
 - Every answer carries `X-Request-ID`; send one, and it is taken over.
 - Timestamps are RFC 3339 in UTC and end in `Z`.
 - Unknown body fields and query parameters are refused with 422: a misspelt one does no harm.
-- Lists also take, for every field of a task, `FIELD`, `FIELD_gte`, `_lte`, `_ne` and `_like`, and
-  json-server's `_sort`, `_order`, `_start`, `_end`, `_limit`, `_page` and `search`."""
+- Whatever takes filters also takes `FIELD`, `FIELD_gte`, `_lte`, `_ne` and `_like` of nearly every
+  field of a task, and `search` for `q`; lists also json-server's `_sort`, `_order`, `_start`,
+  `_end`, `_limit` and `_page`."""
 
 
 def operation_id(route: APIRoute) -> str:
@@ -83,12 +84,16 @@ ABOUT: Final[Json] = {
 HEADERS: Final[dict[str, tuple[str, str | int]]] = {
     "ETag": ("The version of what is answered.", '"4503599627370496"'),
     "Link": (
-        "The pages beside this one, `next` and `prev`, where there are any (RFC 8288).",
+        "The pages beside this one, `next` and `prev`, where there are any (RFC 8288); of a task "
+        "that repeats and was completed, the `next` one.",
         '<http://localhost:8000/api/tasks?limit=50&before=7>; rel="next"',
     ),
     "X-Total-Count": ("How many match, on all pages.", 120),
     "Location": ("The new task.", "http://localhost:8000/api/tasks/7"),
-    "Idempotency-Replayed": ("There when an earlier call with this key made the task.", "true"),
+    "Idempotency-Replayed": (
+        "There when an earlier call with this key, or `uid`, made the task.",
+        "true",
+    ),
     "Retry-After": ("Seconds to wait.", 1),
     "X-Request-ID": (
         "Names this request in the log; taken from the request when that has a sane one.",
@@ -108,7 +113,11 @@ _REFUSALS: Final = (
     ApiError(412, "The task has changed since; read it again."),
     ApiError(413, "The body is larger than 256 KiB."),
     ApiError(415, "The Content-Type must be application/json."),
-    ApiError(429, "Too many tries failed; wait before the next.", headers={"Retry-After": "1"}),
+    ApiError(
+        429,
+        "Too many tries failed for this e-mail; wait before the next.",
+        headers={"Retry-After": "1"},
+    ),
     InvalidInput([field_error("body", "title", "must be 1 to 200 characters")]),
     ApiError(500, "Something went wrong on the server; it has been logged."),
     Unavailable(),
@@ -178,9 +187,13 @@ def _completed(generated: Json, auth_on: bool) -> Json:
     document["security"] = [{"token": []}] if auth_on else []
     if auth_on:
         scheme: Json = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        scheme["description"] = "A token, without the word `Bearer`; its `sub` is the user."
         if "/api/auth/login" in document["paths"]:  # relative, so it holds behind a path prefix
             flow = {"tokenUrl": "api/auth/login", "scopes": {}}
             scheme = {"type": "oauth2", "flows": {"password": flow}}
+            scheme["description"] = "`username` is the e-mail; leave client id and secret empty."
+            told = "People sign up and log in; a token is sent as `Authorization: Bearer`."
+            document["tags"].append({"name": "accounts", "description": told})
         components["securitySchemes"] = {"token": scheme}
     components["parameters"] = {}
     for operations in document["paths"].values():
@@ -206,9 +219,8 @@ def _complete(operation: Json, shared: Json) -> None:
         if parameter["in"] != "query" or parameter["name"] not in UNDOCUMENTED:
             parameter["schema"].pop("description", None)
             name = f"{parameter['in']}-{parameter['name']}"
-            if shared.setdefault(name, parameter) != parameter:
-                name = f"{operation['operationId']}-{parameter['name']}"
-                shared[name] = parameter
+            while shared.setdefault(name, parameter) != parameter:
+                name += "-2"  # of that name there are several
             kept.append(_ref("parameters", name))
     operation["parameters"] = kept
     for answer in operation["responses"].values():

@@ -65,7 +65,7 @@ MAX_CREATES: Final = 1000  # tasks made by one call
 _MOST_FIELDS: Final = 100
 
 
-def _example(**fields: Any) -> ConfigDict:
+def example(**fields: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
@@ -88,7 +88,7 @@ class Body(BaseModel):
 class TaskCreate(Body):
     """A task to create; only the title is required."""
 
-    model_config = _example(title="Buy milk", due_date="2026-11-21", tags=["shopping"])
+    model_config = example(title="Buy milk", due_date="2026-11-21", tags=["shopping"])
 
     title: Title
     description: Description | None = None
@@ -129,7 +129,7 @@ NewTasks = Annotated[
 class TaskUpdate(Body):
     """The fields to change; one that is left out stays, `null` clears one that may be null."""
 
-    model_config = _example(priority="high")
+    model_config = example(priority="high")
     read_only: ClassVar = READ_ONLY | {"uid"}
 
     # The None of a field that may not be null only ever stands for "not sent".
@@ -149,7 +149,7 @@ class TaskUpdate(Body):
 class Completion(Body):
     """Whether the task shall be completed."""
 
-    model_config = _example(completed=True)
+    model_config = example(completed=True)
 
     completed: bool
 
@@ -180,7 +180,7 @@ _TASK: Final[dict[str, Any]] = {
 class Task(BaseModel):
     """A task as the API shows it."""
 
-    model_config = _example(**_TASK)
+    model_config = example(**_TASK)
 
     id: TaskId = Field(description="Set by the server; never used again.")
     uid: str = Field(
@@ -257,10 +257,10 @@ class TaskFilter(ByField):
     ] = Field("all", description="Whether completed.")
     q: Annotated[Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
     priority: Annotated[list[Priority], AsList, AfterValidator(ranks), Where("priority", "in")] = (
-        Field([], description="Repeat it for any of several.")
+        Field([], description="Any of these; repeat it for several.")
     )
     tag: Annotated[list[fields.Tag], AsList, Where("tags", "eq")] = Field(
-        [], description="Repeat it for tasks that have all of several."
+        [], description="All of these; repeat it for several."
     )
     overdue: Annotated[Flag, Where("overdue", "eq")] = Field(
         _NOT_GIVEN, description="Due before now and not completed; a day is over at its end in UTC."
@@ -272,7 +272,7 @@ class TaskFilter(ByField):
         _NOT_GIVEN, description="Due after this day or instant."
     )
     id: Annotated[list[TaskId], AsList, Where("id", "in")] = Field(
-        [], description="Repeat it for several tasks."
+        [], description="Any of these; repeat it for several."
     )
     deleted: Annotated[
         Flag, AfterValidator(lambda trash: trash or _ANY), Where("deleted", "eq")
@@ -448,7 +448,7 @@ class Since(BaseModel, extra="forbid"):
 class GoneTask(BaseModel):
     """A task that was deleted for good."""
 
-    model_config = _example(id=8, uid="draft-8", deleted=True, gone=True)
+    model_config = example(id=8, uid="draft-8", deleted=True, gone=True)
 
     id: TaskId
     uid: str
@@ -459,7 +459,7 @@ class GoneTask(BaseModel):
 class Changes(BaseModel):
     """Every task that has changed since, as it is now; oldest change first."""
 
-    model_config = _example(
+    model_config = example(
         changes=[{"id": 8, "uid": "draft-8", "deleted": True, "gone": True}],
         position=42,
         more=False,
@@ -473,7 +473,7 @@ class Changes(BaseModel):
 class Stats(BaseModel):
     """How many tasks there are, and in which state."""
 
-    model_config = _example(total=12, completed=4, pending=8, overdue=1)
+    model_config = example(total=12, completed=4, pending=8, overdue=1)
 
     total: int
     completed: int
@@ -484,7 +484,7 @@ class Stats(BaseModel):
 class Updated(BaseModel):
     """How many tasks were changed."""
 
-    model_config = _example(updated=3)
+    model_config = example(updated=3)
 
     updated: int
 
@@ -492,6 +492,6 @@ class Updated(BaseModel):
 class Deleted(BaseModel):
     """How many tasks were deleted."""
 
-    model_config = _example(deleted=3)
+    model_config = example(deleted=3)
 
     deleted: int

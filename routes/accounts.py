@@ -7,7 +7,15 @@ from unicodedata import normalize
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, EmailStr, Field
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    Field,
+)
 from pydantic_core import to_json
 
 from accounts import Accounts
@@ -16,11 +24,17 @@ from fields import Characters, broken
 from models import Account, User
 from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
-from schemas import Body
+from schemas import Body, example
 from tokens import Tokens
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": {"type": "object"}}}}}
+_FIELDS: Final = ("username", "password")
+_LOG_IN_FORM: Final = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in _FIELDS},
+    "required": [*_FIELDS],
+}
+_TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": _LOG_IN_FORM}}}}
 _BODY: Final = (400, 413, 415, 422, 500, 503)
 
 
@@ -37,17 +51,31 @@ _NFC: Final = AfterValidator(partial(normalize, "NFC"))
 Password = Annotated[str, Characters(128, 8), _NFC]
 Guess = Annotated[str, Characters(1000), _NFC]
 
+_ANN: Final[dict[str, Any]] = {"email": "ann@example.com", "name": "Ann"}
+_KNOWN, _NEW = "correct horse", "battery staple"
+_USER: Final = {"id": "6f1d2c3e-0a4b-4c5d-8e6f-7a8b9c0d1e2f", **_ANN}
+_TOKEN: Final[dict[str, Any]] = {
+    "access_token": "eyJhbGciOi…",
+    "token_type": "bearer",
+    "expires_in": 604_800,
+    "user": _USER,
+}
 
-class SignUp(BaseModel, strict=True):
+
+class SignUp(BaseModel):
     """Who signs up; other fields are ignored."""
+
+    model_config = ConfigDict(strict=True, **example(**_ANN, password=_KNOWN))
 
     email: Email
     password: Password = Field(repr=False)
     name: Name | None = None
 
 
-class LogIn(BaseModel, strict=True):
+class LogIn(BaseModel):
     """Who logs in; `username` is another name of `email`, and other fields are ignored."""
+
+    model_config = ConfigDict(strict=True, **example(email=_ANN["email"], password=_KNOWN))
 
     email: Guess = Field(validation_alias=AliasChoices("email", "username"))
     password: Guess = Field(repr=False)
@@ -55,6 +83,8 @@ class LogIn(BaseModel, strict=True):
 
 class AccountUpdate(Body):
     """The fields to change; a new password needs the current one."""
+
+    model_config = example(password=_NEW, current_password=_KNOWN)
 
     name: Name | None = None
     password: Password = Field("", repr=False)  # which stands for "not sent"
@@ -64,6 +94,8 @@ class AccountUpdate(Body):
 class AccountDelete(Body):
     """Who deletes an account has to know its password."""
 
+    model_config = example(password=_KNOWN)
+
     password: Guess | None = Field(None, repr=False)
 
 
@@ -72,10 +104,14 @@ class Me(User):
 
     created_at: datetime
     access_token: str | None = None
+    token_type: Literal["bearer"] | None = None
+    expires_in: int | None = None
 
 
 class Token(BaseModel):
     """A token, to be sent as `Authorization: Bearer`, and for how many seconds it is good."""
+
+    model_config = example(**_TOKEN)
 
     access_token: str
     token_type: Literal["bearer"]

@@ -25,7 +25,8 @@ _ENTITY_TAGS = WithJsonSchema(
     }
 )
 _IF_MATCH = Header(
-    alias="If-Match", description="The `ETag` that you know; 412 if it has changed since."
+    alias="If-Match",
+    description="The `ETag` that you know, of the task or, in bulk, a list; 412 if it has changed.",
 )
 IfMatch = Annotated[str | None, _ENTITY_TAGS, _IF_MATCH]
 IfNoneMatch = Annotated[

@@ -33,7 +33,7 @@ class _Listing(TaskQuery, defer_build=True):  # at the first call: it takes 10 m
 
 
 class _Completed(Completion):
-    completed: bool = True
+    completed: bool = Field(True, description="`false` undoes it.")
 
 
 # What a tool takes beside the fields of a model, as which argument the route's handler takes that
@@ -42,7 +42,12 @@ TOOLS: Final[dict[str, tuple[Json, str, type[BaseModel], str]]] = {
     "add_task": ({}, "new", TaskCreate, "Add one task. Returns it, with its `id`."),
     "list_tasks": ({}, "wanted", _Listing, "Find tasks: all filters hold. `offset` turns pages."),
     "get_task": (_ONE, "", Body, "Read one task. Returns it."),
-    "update_task": (_ONE, "change", TaskUpdate, "Change the given fields of one task. Returns it."),
+    "update_task": (
+        _ONE,
+        "change",
+        TaskUpdate,
+        "Change the given fields of one task, null clears. Returns it.",
+    ),
     "complete_task": (_ONE, "body", _Completed, "Complete one task, or undo it. Links the next."),
     "delete_task": (_ONE, "", Body, "Move one task to the trash, for 30 days. Returns it."),
 }
@@ -154,9 +159,10 @@ def _tool(name: str, auth_on: bool) -> Json:
     more, _, model, about = TOOLS[name]
     fields: Json = {**more} if auth_on else {"user_id": _USER_ID, **more}
     schema = model.model_json_schema() | {"title": name}
+    schema.pop("description", None)  # which is for whoever reads the code
     for field, rules in schema["properties"].items():
         if model is not _Listing:
-            rules["description"] = Task.model_fields[field].description
+            rules.setdefault("description", Task.model_fields[field].description)
         told = {key: it for key, it in rules.items() if key != "title" and it is not None}
         fields |= {field: told} if "description" in told else {}
     schema |= {"properties": fields, "required": [*schema.get("required", []), *more]}

@@ -73,7 +73,7 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 # What calls of one kind answer beside their success.
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
-WRITTEN = {200: headers("ETag"), **refusals(404, 412), **BAD_BODY}
+WRITTEN = {200: headers("ETag", "Link"), **refusals(404, 412), **BAD_BODY}
 _RECURRENCE: Final = [column.name for column in ROW].index("recurrence")
 _CHANGED: Final = "The list has changed since; read it again."
 _BUSY_KEY: Final = "was used before with another body"
@@ -141,7 +141,10 @@ def build_router(
         },
     )
     async def create_task(whose: Whose, new: NewTasks, idempotency_key: Key = None) -> Response:
-        """Only the title is required. An array of 1 to 1000 bodies makes all of them, or none."""
+        """Only the title is required.
+
+        An array of 1 to 1000 bodies makes all of them, or none, and is answered with the array.
+        """
         if isinstance(new, list):
             return await _create_all(whose, new, idempotency_key)
         try:

@@ -62,6 +62,35 @@ def test_with_auth_on_the_page_has_an_authorize_button(browser: Chromium, tmp_pa
         page.wait("document.querySelector('.swagger-ui .btn.authorize')")
 
 
+def test_accounts_can_be_tried_out_as_they_stand_and_the_button_logs_in(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path}/tasks.db"
+    with (
+        Service(DATABASE_URL=database, AUTH_SECRET="s" * 32, AUTH_ACCOUNTS="true") as service,
+        open_docs(browser, service) as page,
+    ):
+        for call, status in (("signUp", 201), ("logIn", 200)):
+            assert execute(page, f"#operations-accounts-{call}").startswith(str(status))
+        page.click(".swagger-ui .btn.authorize")
+        page.type("#oauth_username", "ann@example.com")
+        page.type("#oauth_password", "correct horse")
+        page.click(".modal-ux .btn.authorize")
+        page.wait("document.querySelector('.modal-ux').innerText.includes('Logout')")
+        page.click(".modal-ux .btn-done")
+        for call in ("accounts-getMe", "tasks-listTasks", "accounts-deleteMe"):
+            assert execute(page, f"#operations-{call}").startswith("200"), call
+
+
+def execute(page: Page, block: str) -> str:
+    """Try an operation out as the page has it; return what is shown of the answer."""
+    page.click(f"{block} .opblock-summary-control")
+    page.click(f"{block} .execute")
+    table = f"document.querySelector('{block} .live-responses-table tbody')"
+    page.wait(table)
+    return str(page.evaluate(f"{table}.innerText")).strip()
+
+
 def test_the_root_leads_to_the_page(client: httpx2.Client) -> None:
     answer = client.get("/")
     assert answer.status_code == 307

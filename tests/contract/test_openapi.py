@@ -155,6 +155,11 @@ def _second_page(client: httpx2.Client, tasks: str) -> httpx2.Response:
     return client.get(tasks, params={"limit": 1})
 
 
+def _repeating(client: httpx2.Client, tasks: str) -> str:
+    task = create(client, tasks, due_date="2044-02-28", recurrence="FREQ=DAILY")
+    return f"{tasks}/{task['id']}"
+
+
 def _example(path: str, method: str) -> Any:
     operation = DOCUMENT["paths"][f"/api/{{user_id}}/tasks{path}"][method]
     return example(operation["requestBody"])
@@ -174,14 +179,14 @@ CALLS: dict[str, Call] = {
     "getUserTaskStats": lambda client, tasks: client.get(f"{tasks}/stats"),
     "getUserTask": lambda client, tasks: client.get(_one(client, tasks)),
     "putUserTask": lambda client, tasks: client.put(
-        _one(client, tasks), json=_example("/{id}", "put")
+        _repeating(client, tasks), json=_example("/{id}", "put") | {"completed": True}
     ),
     "updateUserTask": lambda client, tasks: client.patch(
-        _one(client, tasks), json=_example("/{id}", "patch")
+        _repeating(client, tasks), json=_example("/{id}", "patch") | {"completed": True}
     ),
     "deleteUserTask": lambda client, tasks: client.delete(_one(client, tasks)),
     "completeUserTask": lambda client, tasks: client.patch(
-        f"{_one(client, tasks)}/complete", json=_example("/{id}/complete", "patch")
+        f"{_repeating(client, tasks)}/complete", json=_example("/{id}/complete", "patch")
     ),
     "getHealth": lambda client, _: client.get("/health"),
     "getReadiness": lambda client, _: client.get("/ready"),
@@ -290,6 +295,7 @@ def test_with_auth_on_every_task_operation_asks_for_a_bearer_token(tmp_path: Pat
     with Service(DATABASE_URL=f"sqlite:///{tmp_path}/tasks.db", AUTH_SECRET=SECRET) as service:
         document = httpx2.get(f"{service.url}/openapi.json").json()
     (scheme,) = document["components"]["securitySchemes"].items()
+    assert scheme[1].pop("description")
     assert scheme[1] == {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     for path, _, operation in operations(document):
         tasks = path.startswith("/api/")

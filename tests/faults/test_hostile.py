@@ -18,6 +18,7 @@ import pytest
 from schemas import TaskQuery
 from tests.support.api import create
 from tests.support.problems import CORS, assert_problem
+from tests.support.processes import wait_until
 from tests.support.service import Service
 
 NOT_HTTP = b"Invalid HTTP request received."  # uvicorn's words, with 400
@@ -514,8 +515,11 @@ def test_who_sends_countless_requests_ahead_of_their_answers_is_turned_away(
     assert service.memory() < before + 100_000_000
 
 
-def test_a_websocket_is_turned_away(service: Service, tasks: str) -> None:
+def test_a_websocket_is_turned_away_and_no_token_of_it_logged(service: Service, tasks: str) -> None:
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
     headers = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", key)
-    asked = request(f"GET {tasks}", *headers).replace(b"Connection: close", b"Connection: Upgrade")
+    line = f"GET {tasks}/changes?access_token=seekrit"
+    asked = request(line, *headers).replace(b"Connection: close", b"Connection: Upgrade")
     assert parse(say(service, asked)).status_code == 403
+    wait_until(lambda: "connection rejected" in service.log, "uvicorn has logged it")
+    assert "seekrit" not in service.log

@@ -188,9 +188,13 @@ def test_one_logs_in_with_the_form_of_oauth(
     password = "pä + ss&=%"
     sign_up(client, email, password)
     form = {"grant_type": "password", "username": email, "password": password, "scope": ""}
-    answer = client.post("/api/auth/login", data=form)
-    assert answer.status_code == 200
-    assert answer.json()["user"]["email"] == email
+    call = client.get("/openapi.json").json()["paths"]["/api/auth/login"]["post"]
+    told = call["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"]
+    needed = {name: form[name] for name in told["required"]}
+    for sent in (form, needed):
+        answer = client.post("/api/auth/login", data=sent)
+        assert answer.status_code == 200
+        assert answer.json()["user"]["email"] == email
     assert_problem(client.post("/api/auth/login", data=form | {"password": "x"}), 401)
     assert_problem(client.post("/api/auth/signup", data=form), 415)
     kind = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
@@ -385,6 +389,8 @@ def test_a_new_password_needs_the_old_one_and_ends_every_token_made_before(
     body = {"password": "another one", "current_password": PASSWORD}
     answer = client.patch("/api/auth/me", json=body, headers=ann.headers)
     assert answer.status_code == 200
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert set(answer.json()) == set(schemas["Me"]["properties"])
     for ended in (ann.token, other_session):
         assert_problem(client.get("/api/tasks", headers=bearer(ended)), 401)
         assert_problem(client.get("/api/auth/me", headers=bearer(ended)), 401)

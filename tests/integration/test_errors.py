@@ -449,6 +449,21 @@ def test_countless_fields_are_refused_as_one(client: httpx2.Client, tasks: str) 
 # ---- words of an address
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ([], "body: must have at least 1 item"),
+        ([{"title": "x"}] * 1001, "body: must have at most 1000 items"),
+        ({"title": "x", "tags": [str(n) for n in range(21)]}, "tags: must have at most 20 items"),
+    ],
+    ids=["none", "many", "tags"],
+)
+def test_a_wrong_number_of_items_is_told_to_people(
+    client: httpx2.Client, tasks: str, body: Any, detail: str
+) -> None:
+    assert assert_problem(client.post(tasks, json=body, headers=CORS), 422) == detail
+
+
 @pytest.mark.parametrize("word", ["auth", "users", "v1", "v2", "v10", "%76%31"])
 @pytest.mark.parametrize("rest", ["", "/", "/1", "/1/complete", "/stats"])
 def test_a_word_of_an_address_is_no_user(client: httpx2.Client, word: str, rest: str) -> None:

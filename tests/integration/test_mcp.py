@@ -167,6 +167,7 @@ def test_the_schemas_are_those_of_the_rest_api(client: httpx2.Client) -> None:
         assert (schema["type"], schema["additionalProperties"]) == ("object", False)
         assert tool["description"]
         assert all(rules["description"] for rules in schema["properties"].values())
+        assert "description" not in schema  # it would be that of the code
         fields = list(schema["properties"])
         extra = {"user_id"} | ({"task_id"} & set(fields))
         if name in models:
@@ -177,6 +178,8 @@ def test_the_schemas_are_those_of_the_rest_api(client: httpx2.Client) -> None:
             assert schema["properties"]["limit"] == {"description": "How many at most.", **limit}
         else:
             assert set(fields) == extra
+        if name == "complete_task":  # which is not about a new task
+            assert schema["properties"]["completed"]["description"] == "`false` undoes it."
         needed = {"add_task": ["title"], "list_tasks": []}.get(name, ["task_id"])
         assert schema["required"] == needed
         assert tool["annotations"]["readOnlyHint"] == (name in ("list_tasks", "get_task"))

@@ -69,6 +69,14 @@ def test_the_image_and_the_manifest_agree_on_user_and_port() -> None:
     assert f"EXPOSE {CONTAINER['ports'][0]['containerPort']}" in DOCKERFILE
 
 
+def test_the_image_is_started_as_is_advised_for_any_host() -> None:
+    """Without WebSockets; and connections that are idle are the proxy's to close."""
+    production = (REPOSITORY / "docs/production.md").read_text()
+    for option in ("--ws", "--timeout-keep-alive"):
+        (value,) = set(re.findall(rf"{option} (\w+) ", production))
+        assert f'"{option}", "{value}"' in DOCKERFILE
+
+
 def test_what_the_image_takes_in_is_all_that_runs() -> None:
     """Whatever a module imports of this repository is in the image, and no test or tool is."""
     ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
