@@ -106,7 +106,7 @@ def build_router(
     ) -> Response:
         """Filters narrow the list; all of them must hold."""
         query = request.scope["query_string"]
-        content = (whose.url, query, HEAD)
+        content = (*whose, query, HEAD)  # whose: at one address each has their own
         timeless = all(condition.column != "overdue" for condition in wanted.conditions)
         if if_none_match is not None and timeless:
             etag = list_etag(await position_of(database, whose), *content)
