@@ -31,6 +31,7 @@ _PLAIN = {
     "extra_forbidden": "is not a field that can be set",
     "model_attributes_type": "must be a JSON object",
     "string_unicode": "must be text without lone surrogates",
+    "list_type": "must be a valid array",  # which Pydantic calls a list where it is no JSON
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
 }
