@@ -135,7 +135,7 @@ def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
     message = rule(error)
     if error["type"] == "extra_forbidden":
         message = "is not a parameter of this call, or another spelling of it is there too"
-    elif isinstance(error["input"], list):
+    elif isinstance(error["input"], list) and "" not in error["input"]:  # that is wrong itself
         message = "must be given only once"
     return field_error(where, str(error["loc"][0]), message)
 
