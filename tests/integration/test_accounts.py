@@ -390,6 +390,17 @@ def test_the_name_can_be_changed_without_a_password(client: httpx2.Client, ann: 
         assert_refused(answer, unknown)
 
 
+def test_a_wrong_password_is_told_whatever_changes(client: httpx2.Client, ann: Person) -> None:
+    """A page with one form for all sends both: nobody shall take a wrong one for theirs."""
+    for password, status in (("wrong", 403), (PASSWORD, 200), ("", 200), (None, 200)):
+        body = {"name": f"after {password}", "current_password": password}
+        answer = client.patch("/api/auth/me", json=body, headers=ann.headers)
+        assert answer.status_code == status
+        assert "access_token" not in answer.json()
+        name = client.get("/api/auth/me", headers=ann.headers).json()["name"]
+        assert (name == body["name"]) == (status == 200)
+
+
 def test_a_new_password_needs_the_old_one_and_ends_every_token_made_before(
     client: httpx2.Client, ann: Person
 ) -> None:
