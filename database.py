@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
+from random import getrandbits
 from typing import Any, Final, NamedTuple, cast
 
 import psycopg2
 import sqlalchemy
 from pydantic_core import from_json, to_json
-from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, make_url
+from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, bindparam, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
+
+# Its ON CONFLICT compiles for SQLite as well.
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
@@ -29,7 +33,7 @@ from engines.gather import Gatherer
 from engines.prepared import Prepared, Sql
 from engines.spelling import Citus, read_timestamp
 from errors import Conflict, Unauthorized, Unavailable
-from models import TASK
+from models import FEED, TASK
 from queries import Query
 from settings import Settings
 
@@ -65,6 +69,13 @@ def _version_in(table: str) -> sqlalchemy.Select[Any]:
 
 
 _version: Final = _version_in(VERSION_TABLE)
+# What tells this database from any other is kept as the position of nobody.
+_identity: Final = sqlalchemy.select(FEED.c.position).where(FEED.c.user_id == "")
+_identify: Final = (
+    insert(FEED)
+    .values(user_id="", position=bindparam("identity"), forgotten=0)
+    .on_conflict_do_nothing(index_elements=[FEED.c.user_id])
+)
 
 
 class StartupError(Exception):
@@ -103,6 +114,9 @@ class Database:
             sqlite_dialect.dialect(paramstyle="named") if self._file else psycopg2_dialect.dialect()  # type: ignore[no-untyped-call]
         )
         self.distributed = False  # by user, over several nodes (Citus)
+        # Of this database, and of the service: a part of the tags of lists, since what a browser
+        # has kept of another database may be of the same positions.
+        self.identity = HEAD
         self._compiled = lru_cache(maxsize=128)(self._compile)
         self._prepared = lru_cache(maxsize=128)(self._prepare)
         self._gatherers: dict[str, Gatherer] = {}
@@ -127,6 +141,8 @@ class Database:
             try:
                 await asyncio.to_thread(self._bring_to_head)
                 await self.is_current()  # so that the first request finds a connection
+                with suppress(Unavailable):  # where it can be neither read nor written now
+                    await self._identify()
                 return
             except StartupError as error:
                 raise StartupError(f"DATABASE_URL: {self} {error}") from error
@@ -253,6 +269,12 @@ class Database:
             return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
         except (psycopg2.errors.UndefinedTable, sqlite3.DatabaseError):  # no table, no database
             return False
+
+    async def _identify(self) -> None:
+        """Make the identity of a new database, and learn it: all workers have the same."""
+        while not (rows := (await self.run(Query(_identity, {}, repeatable=True))).rows):
+            await self.run(Query(_identify, {"identity": getrandbits(52)}))
+        self.identity = f"{HEAD}-{rows[0][0]}"
 
     def _compile(self, statement: ClauseElement) -> _Compiled:
         sql = statement.compile(dialect=self._dialect)

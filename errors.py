@@ -31,6 +31,7 @@ _PLAIN = {
     "extra_forbidden": "is not a field that can be set",
     "model_attributes_type": "must be a JSON object",
     "string_unicode": "must be text without lone surrogates",
+    "list_type": "must be a valid array",  # which Pydantic calls a list where it is no JSON
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
 }
@@ -135,7 +136,7 @@ def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
     message = rule(error)
     if error["type"] == "extra_forbidden":
         message = "is not a parameter of this call, or another spelling of it is there too"
-    elif isinstance(error["input"], list):
+    elif isinstance(error["input"], list) and "" not in error["input"]:  # that is wrong itself
         message = "must be given only once"
     return field_error(where, str(error["loc"][0]), message)
 

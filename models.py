@@ -161,7 +161,8 @@ class Feed(SQLModel, table=True):
     changes become visible in the order of their positions. That of a deleted account is the last
     one that may be: nothing can be written for it any more, whatever worker still takes its tokens.
     `forgotten` is that of the latest deletion that is no longer told. Half of a page stays free, so
-    that a new row finds room (HOT).
+    that a new row finds room (HOT). The row of nobody has a random number for a position, which is
+    what tells this database from any other.
     """
 
     __tablename__ = "task_feed"

@@ -181,8 +181,9 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
     async def update_me(request: Request, me: Mine, change: AccountUpdate) -> Response:
         """A new password ends every token made before, and comes with a new one."""
         known = me.generation
-        if change.password:
+        if change.password or change.current_password:  # a wrong one is told, whatever changes
             await confirm(request, me, change.current_password)
+        if change.password:
             me.password_hash = await accounts.hash(change.password)
             me.generation += 1
         if "name" in change.model_fields_set:

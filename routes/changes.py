@@ -12,7 +12,7 @@ from pydantic_core import to_json
 import changes
 import queries
 from auth import Owner
-from database import HEAD, PIECE, Database
+from database import PIECE, Database
 from errors import ApiError
 from fields import MAX_ID, PLAIN_DECIMAL
 from models import ROW
@@ -82,7 +82,7 @@ def add_changes(
             known = Since(since=max(known.since, last_event_id or 0), limit=known.limit)
             check = partial(owner, request, **request.path_params)
             return Stream(live, whose, known, read, check)
-        content = (whose.url, request.scope["query_string"], HEAD)
+        content = (*whose, request.scope["query_string"], database.identity)
         if if_none_match is not None:
             etag = list_etag(await position_of(database, whose), *content)
             if not_modified(if_none_match, etag):

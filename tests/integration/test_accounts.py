@@ -169,6 +169,21 @@ def test_the_token_opens_the_tasks_of_its_user_and_of_nobody_else(
     assert_problem(client.delete(f"/api/tasks/{task['id']}"), 404)
 
 
+@pytest.mark.parametrize("path", ["", "?sort=-priority", "?status=pending", "/changes"])
+def test_what_a_browser_has_kept_of_one_user_is_not_good_for_the_next(
+    client: httpx2.Client, ann: Person, bob: Person, path: str
+) -> None:
+    """It keeps answers by their address, and may ask with the tag of whoever logged out."""
+    kept = []
+    for person in (ann, bob):
+        client.headers.update(person.headers)
+        create(client, "/api/tasks")  # so both are at the same position
+        kept.append(client.get(f"/api/tasks{path}"))
+    for whose, status in zip(kept, (200, 304), strict=True):
+        headers = {"If-None-Match": whose.headers["ETag"]}
+        assert client.get(f"/api/tasks{path}", headers=headers).status_code == status
+
+
 @pytest.mark.parametrize("path", ["login", "signin"])
 @pytest.mark.parametrize("field", ["email", "username"])
 def test_one_logs_in_with_an_email_or_a_username_that_is_one(
@@ -377,6 +392,17 @@ def test_the_name_can_be_changed_without_a_password(client: httpx2.Client, ann: 
     for unknown in ("pasword", "email"):
         answer = client.patch("/api/auth/me", json={unknown: "x"}, headers=ann.headers)
         assert_refused(answer, unknown)
+
+
+def test_a_wrong_password_is_told_whatever_changes(client: httpx2.Client, ann: Person) -> None:
+    """A page with one form for all sends both: nobody shall take a wrong one for theirs."""
+    for password, status in (("wrong", 403), (PASSWORD, 200), ("", 200), (None, 200)):
+        body = {"name": f"after {password}", "current_password": password}
+        answer = client.patch("/api/auth/me", json=body, headers=ann.headers)
+        assert answer.status_code == status
+        assert "access_token" not in answer.json()
+        name = client.get("/api/auth/me", headers=ann.headers).json()["name"]
+        assert (name == body["name"]) == (status == 200)
 
 
 def test_a_new_password_needs_the_old_one_and_ends_every_token_made_before(

@@ -117,6 +117,16 @@ def test_a_bulk_call_that_means_nothing_changes_nothing(
     assert client.get(tasks).json() == before
 
 
+@pytest.mark.parametrize("name", ["id", "priority", "tag"])
+def test_an_empty_one_of_several_values_is_refused_as_that(
+    client: httpx2.Client, tasks: str, name: str
+) -> None:
+    """These may be given more than once, so that is not what is wrong."""
+    answer = client.delete(tasks, params=[(name, ""), (name, "1"), (name, "2")])
+    assert_refused(answer, name, "query")
+    assert answer.json()["detail"] == f"{name}: must not be empty"
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

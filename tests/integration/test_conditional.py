@@ -7,7 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.conftest import Database
 from tests.support.api import assert_refused, create
+from tests.support.service import Service
 
 STRONG = re.compile(r'"[\x21\x23-\x7e]+"')
 
@@ -263,6 +265,27 @@ def test_a_list_changes_its_tag_with_what_it_shows(client: httpx2.Client, tasks:
     # The tag of a list follows from the position; where the clock counts, from what it shows.
     assert differs(f"{tasks}?title=c", lambda: create(client, tasks, title="f"))
     assert differs(tasks, lambda: client.delete(tasks))
+
+
+def test_what_a_browser_has_kept_of_one_database_is_good_for_no_other(
+    client: httpx2.Client, user: str, service: Service, new_database: Database
+) -> None:
+    """As when one is made anew, and filled anew: the positions are the same again."""
+
+    def list_of(service: Service, **headers: str) -> httpx2.Response:
+        headers["Host"] = "tasks.example"  # both were at one address
+        return client.get(f"{service.url}/api/{user}/tasks", headers=headers)
+
+    with Service(DATABASE_URL=new_database.url) as other:
+        create(client, f"{service.url}/api/{user}/tasks", title="old")
+        create(client, f"{other.url}/api/{user}/tasks", title="new")
+        kept = etag(list_of(service))
+        answer = list_of(other, **{"If-None-Match": kept})
+        assert (answer.status_code, answer.json()[0]["title"]) == (200, "new")
+        kept = etag(answer)
+    with Service(DATABASE_URL=new_database.url, workers=2) as other:
+        for _ in range(8):  # all processes of one database tell the same
+            assert list_of(other, **{"If-None-Match": kept}).status_code == 304
 
 
 def test_a_missing_task_is_404_whatever_the_condition(client: httpx2.Client, tasks: str) -> None:

@@ -239,7 +239,8 @@ def test_a_refusal_is_the_problem_of_the_rest_api(
         problem = client.get(tasks, params=filters).json()
         assert refusal(client, "list_tasks", user_id=user, **filters) == problem["detail"]
     task = create(client, tasks)
-    for fields in ({"title": ""}, {"tags": [1], "order": "x"}, {"x": 1}, {"completed": None}):
+    wrong: list[dict[str, Any]] = [{"title": ""}, {"tags": [1], "order": "x"}, {"x": 1}]
+    for fields in (*wrong, {"completed": None}, {"tags": "a"}, {"tags": ["a"] * 21, "uid": 1}):
         problem = client.post(tasks, json={"title": "a", **fields}).json()
         adding = {"title": "a", "user_id": user, **fields}
         assert refusal(client, "add_task", **adding) == problem["detail"]

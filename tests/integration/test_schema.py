@@ -76,7 +76,7 @@ FIRST = (
     "idempotency_fingerprint idempotency_replays"
 )
 EMPTY: dict[str, list[Any]] = {
-    name: [] for name in ("task", "task_account", "task_failed_login", "task_feed", "task_gone")
+    name: [] for name in ("task", "task_account", "task_failed_login", "task_gone")
 }
 FIRST_COLUMNS = ", ".join(f'"{name}" TEXT' for name in FIRST.split())
 
@@ -182,6 +182,9 @@ def test_an_empty_database_gets_the_schema(new_database: Database) -> None:
     start(new_database.url)
     found = contents(new_database.url)
     found["rows"].pop("sqlite_sequence", None)
+    ((nobody, identity, _),) = found["rows"].pop("task_feed")
+    assert nobody == ""
+    assert 0 <= identity < 2**52  # what no other database has
     assert found["rows"] == EMPTY | {"tasks_schema_version": [(HEAD,)]}
 
 
@@ -274,6 +277,7 @@ def test_it_lives_beside_an_application_with_migrations_of_its_own(
         start(new_database.url)
     rows = contents(new_database.url)["rows"]
     rows.pop("sqlite_sequence", None)
+    assert len(rows.pop("task_feed")) == 1
     assert rows == EMPTY | {
         "tasks_schema_version": [(HEAD,)],
         "alembic_version": [(version,)],
