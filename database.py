@@ -246,13 +246,17 @@ class Database:
         return Prepared(sql.string, types)
 
     async def is_current(self) -> bool:
-        """Return whether the database has the schema that this code is written for."""
+        """Return whether the database has the schema that this code is written for.
+
+        Or a newer one, which only adds to it: old copies serve on during a rolling update.
+        """
         if self._file and not _is_writable(self._file):
             raise Unavailable("The database's file cannot be written.")
         try:
-            return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
+            rows = (await self.run(Query(_version, {}, repeatable=True))).rows
         except (psycopg2.errors.UndefinedTable, sqlite3.DatabaseError):  # no table, no database
             return False
+        return [version >= HEAD for (version,) in rows] == [True]
 
     def _compile(self, statement: ClauseElement) -> _Compiled:
         sql = statement.compile(dialect=self._dialect)

@@ -204,14 +204,21 @@ def test_a_database_of_an_earlier_version_is_upgraded_with_its_rows(
 ) -> None:
     with in_process(database_url=new_database.url) as client:
         task = client.post("/api/tasks", json={"title": "kept", "tags": ["a"]}).json()
-    with Service(cwd=next_version, DATABASE_URL=new_database.url) as service:
+    with (
+        Service(DATABASE_URL=new_database.url) as old,
+        Service(cwd=next_version, DATABASE_URL=new_database.url) as service,
+    ):
         assert httpx2.get(f"{service.url}/ready").status_code == 200
         (kept,) = httpx2.get(f"{service.url}/api/tasks").json()
         assert kept | {"url": ""} == task | {"url": ""}
         assert httpx2.post(f"{service.url}/api/tasks", json={"title": "new"}).status_code == 201
+        # The copy that was running serves on: a release only adds.
+        assert httpx2.get(f"{old.url}/ready").status_code == 200
+        assert httpx2.post(f"{old.url}/api/tasks", json={"title": "old"}).status_code == 201
     with connected(new_database.url) as connection:
         rows = connection.execute(text("SELECT title, colour FROM task ORDER BY id"))
-        assert [tuple(row) for row in rows] == [("kept", "red"), ("new", "red")]
+        found = [tuple(row) for row in rows]
+        assert found == [("kept", "red"), ("new", "red"), ("old", "red")]
 
     # This version knows that it does not know that schema.
     before = contents(new_database.url)
