@@ -39,13 +39,20 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[:4]
 # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about.
 _FLOAT8: Final = 701
-_LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
+# How an upgrade begins: one process at a time, under an advisory lock that is waited for as long as
+# it takes, whatever limits the role has. For a table's lock it waits less than a call does: calls
+# wait behind it, and somebody may read that table for hours (`pg_dump`).
+_UPGRADE: Final = (
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
+    f"SELECT pg_advisory_xact_lock({0x7461736B73}); SET LOCAL lock_timeout = '2s'"
+)
 PIECE: Final = 1000  # rows that are made ready at a stretch
 QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
 _ANSWER: Final = 10.0  # seconds that the start waits for another process to finish writing
 VERSION_TABLE: Final = "tasks_schema_version"  # Alembic's own name for it is many services'
 _PASSING: Final = ("08", "40", "53", "55", "57", "25006")  # classes of SQLSTATE to wait out
+_STOOD_IN_THE_WAY: Final = ("40", "55P03")  # another transaction, or who holds a lock
 # SQLite's extended codes of a value that is there already, and of a NULL where none may be.
 _REFUSED_SQLITE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_NOTNULL)
 _ENDED: Final = "task_feed_position"  # the rule that nothing is written for a deleted account
@@ -307,8 +314,9 @@ class Database:
             except CommandError as error:
                 raise StartupError(f"has a schema not of this service: {error}") from error
             except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise
+                code = getattr(error.orig, "pgcode", None) or ""
+                if error.connection_invalidated or code.startswith(_STOOD_IN_THE_WAY):
+                    raise  # it is tried again
                 reason = _first_line(error.orig)
                 raise StartupError(
                     f"keeps the schema that it has, since the upgrade failed: {reason}"
@@ -317,7 +325,7 @@ class Database:
     @contextmanager
     def schema_transaction(self) -> Iterator[Connection]:
         """Open the one transaction in which the schema may change."""
-        lock = "BEGIN IMMEDIATE" if self._file else f"SELECT pg_advisory_xact_lock({_LOCK})"
+        lock = "BEGIN IMMEDIATE" if self._file else _UPGRADE
         engine = self._engine()
         sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
         turn = _turn(self._file) if self._file else nullcontext()

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+import psycopg2
 import pytest
 import sqlalchemy
 from alembic import command
@@ -326,6 +327,54 @@ def test_a_foreign_table_earlier_in_the_search_path_is_not_taken_for_ours(
     assert "'task'" in assert_one_clear_line(refused.value)
 
 
+def at(version: str, url: str) -> str:
+    """Bring a database to an earlier version of the schema; returns its URL."""
+    with connected(url) as connection:
+        migrate(connection, command.upgrade, "head")
+        migrate(connection, command.downgrade, version)
+    return url
+
+
+def waiting_for_a_table(server: Postgres, url: str) -> bool:
+    """Whether somebody waits for the lock of a whole table."""
+    sql = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+    return bool(server.execute(sql, database=url.rpartition("/")[2]))
+
+
+def test_an_upgrade_holds_up_nobody_while_somebody_else_reads_a_table(
+    own_postgres: Postgres,
+) -> None:
+    url = at("0005", own_postgres.create_database())
+    with ThreadPoolExecutor() as another, closing(psycopg2.connect(url)) as dump:
+        dump.cursor().execute("SELECT count(*) FROM task_feed")
+        started = another.submit(start, url)
+        wait_until(lambda: waiting_for_a_table(own_postgres, url), "the upgrade waits")
+        with closing(psycopg2.connect(url)) as caller:
+            caller.autocommit = True
+            for _ in range(3):  # each comes while the upgrade waits
+                caller.cursor().execute("SET statement_timeout = 3500")
+                caller.cursor().execute("SELECT position FROM task_feed")
+                wait_until(lambda: waiting_for_a_table(own_postgres, url), "it tries again")
+        dump.rollback()
+        started.result(30)
+    assert contents(url)["rows"]["tasks_schema_version"] == [(HEAD,)]
+
+
+def test_an_upgrade_and_a_write_do_not_wait_for_each_other(own_postgres: Postgres) -> None:
+    url = at("0003", own_postgres.create_database())
+    with ThreadPoolExecutor() as another, closing(psycopg2.connect(url)) as writer:
+        write = writer.cursor()
+        write.execute("SET deadlock_timeout = '1min'")  # so that the other would be the victim
+        write.execute("UPDATE task_feed SET position = position + 1")
+        started = another.submit(start, url)
+        wait_until(lambda: waiting_for_a_table(own_postgres, url), "the upgrade waits")
+        write.execute("SET statement_timeout = 500")
+        write.execute("UPDATE task SET position = 2")
+        writer.commit()
+        started.result(30)
+    assert contents(url)["rows"]["tasks_schema_version"] == [(HEAD,)]
+
+
 # ---- starts that are refused
 
 
@@ -594,6 +643,11 @@ def test_an_upgrade_by_another_process_is_waited_for_however_long_it_takes(
     monkeypatch.setattr(database, "_PATIENCE", 0.2)
     monkeypatch.setattr(database, "_ANSWER", 0.1)
     settings = Settings(_env_file=None, database_url=new_database.url)
+    if new_database.name == "postgresql":  # whatever limits calls have
+        name = new_database.url.rpartition("/")[2]
+        with connected(new_database.url) as connection:
+            for limit in ("statement_timeout", "lock_timeout"):
+                connection.execute(text(f"ALTER DATABASE {name} SET {limit} = 500"))
     with ThreadPoolExecutor() as another:
         with database.Database(settings).schema_transaction():
             started = another.submit(start, new_database.url)
