@@ -722,6 +722,24 @@ def test_downgrade_and_upgrade_lead_back_to_the_same_schema(new_database: Databa
         assert schema(connection) == before
 
 
+@pytest.mark.parametrize("version", ["0005", "0004", "0003"])
+def test_the_way_back_and_forth_again_leaves_tasks_tags_and_positions(
+    new_database: Database, version: str
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        first, second, _ = (
+            client.post("/api/tasks", json={"title": title}).json() for title in "abc"
+        )
+        client.patch(f"/api/tasks/{first['id']}/complete")
+        client.delete(f"/api/tasks/{second['id']}?forever=true")
+        before = [client.get(f"/api/tasks/changes?since={since}").json() for since in range(6)]
+    at(version, new_database.url)
+    with in_process(database_url=new_database.url) as client:
+        assert before == [
+            client.get(f"/api/tasks/changes?since={since}").json() for since in range(6)
+        ]
+
+
 ELSEWHERE = {
     "sqlite": ("task_user_id_priority_id",),
     "postgresql": ("task_user_id_priority_id_state", "task_user_id_position"),
