@@ -375,6 +375,25 @@ def test_an_upgrade_and_a_write_do_not_wait_for_each_other(own_postgres: Postgre
     assert contents(url)["rows"]["tasks_schema_version"] == [(HEAD,)]
 
 
+def test_an_upgrade_that_freezes_lets_go_of_what_it_has_locked(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_postgres.create_database()
+    start(url)
+    monkeypatch.setattr(database, "_UPGRADE", database._UPGRADE.replace("15s", "1s"))
+
+    def freeze() -> None:
+        with connected(url) as connection:
+            connection.execute(text("LOCK TABLE task_feed IN ACCESS EXCLUSIVE MODE"))
+            with closing(psycopg2.connect(url)) as caller:  # and no more comes from the upgrade
+                caller.cursor().execute("SET statement_timeout = 5000")
+                caller.cursor().execute("SELECT position FROM task_feed")
+            start(url)
+
+    with pytest.raises(sqlalchemy.exc.DBAPIError):
+        freeze()
+
+
 # ---- starts that are refused
 
 
