@@ -323,6 +323,8 @@ class Database:
                 raise StartupError(
                     f"keeps the schema that it has, since the upgrade failed: {reason}"
                 ) from error
+            if missing := _missing(config.attributes["connection"]):
+                raise StartupError(f"says that it is at {HEAD}, and has no {missing[0]}")
 
     @contextmanager
     def schema_transaction(self) -> Iterator[Connection]:
@@ -375,11 +377,18 @@ def _turn(file: str) -> Iterator[None]:
 def _is_at_head(connection: Connection) -> bool:
     if is_distributed(connection) is False:
         return False
-    columns = columns_in(connection)
-    return versions_in(connection, VERSION_TABLE) == [HEAD] and all(
-        columns.get(name, set()) >= set(table.c.keys())
-        for name, table in TASK.metadata.tables.items()
-    )
+    return versions_in(connection, VERSION_TABLE) == [HEAD] and not _missing(connection)
+
+
+def _missing(connection: Connection) -> list[str]:
+    """Return the columns that this code uses and the database does not have."""
+    found = columns_in(connection)
+    tables = TASK.metadata.tables.items()
+    return [
+        f"{name}.{key}"
+        for name, table in tables
+        for key in set(table.c.keys()) - found.get(name, set())
+    ]
 
 
 def is_distributed(connection: Connection) -> bool | None:

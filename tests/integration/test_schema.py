@@ -449,6 +449,20 @@ def test_what_another_tool_made_is_refused_and_untouched(
     assert contents(new_database.url) == before
 
 
+def test_a_schema_that_lacks_a_column_of_its_version_is_refused(new_database: Database) -> None:
+    url = at("0005", new_database.url)
+    with connected(url) as connection:
+        connection.execute(text("ALTER TABLE task DROP COLUMN repeated_at"))
+    before = contents(url)
+    for version in ("0005", HEAD):  # what it says, rightly or not
+        with connected(url) as connection:
+            connection.execute(text(f"UPDATE tasks_schema_version SET version_num = '{version}'"))
+        with pytest.raises(StartupError) as refused:
+            start(url)
+        assert "task.repeated_at" in assert_one_clear_line(refused.value)
+        assert contents(url)["schema"] == before["schema"]
+
+
 def test_a_foreign_file_keeps_every_byte(tmp_path: Path) -> None:
     file = tmp_path / "tasks.db"
     with closing(sqlite3.connect(file)) as connection:
