@@ -43,13 +43,22 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[:4]
 # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about.
 _FLOAT8: Final = 701
-_LOCK: Final = 0x7461736B73  # the advisory lock that one process at a time upgrades under
+# How an upgrade begins: one process at a time, under an advisory lock that is waited for as long as
+# it takes, whatever limits the role has. For a table's lock it waits less than a call does: calls
+# wait behind it, and somebody may read that table for hours (`pg_dump`). A process that freezes, or
+# whose machine is gone without a word, lets go of what it has locked.
+_UPGRADE: Final = (
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
+    f"SELECT pg_advisory_xact_lock({0x7461736B73}); SET LOCAL lock_timeout = '2s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '15s'"
+)
 PIECE: Final = 1000  # rows that are made ready at a stretch
 QUEUE: Final = 2000  # statements that may be under way or wait, in this process
 _PATIENCE: Final = 30.0  # seconds to wait at start-up for a database that is not there yet
 _ANSWER: Final = 10.0  # seconds that the start waits for another process to finish writing
 VERSION_TABLE: Final = "tasks_schema_version"  # Alembic's own name for it is many services'
 _PASSING: Final = ("08", "40", "53", "55", "57", "25006")  # classes of SQLSTATE to wait out
+_STOOD_IN_THE_WAY: Final = ("40", "55P03")  # another transaction, or who holds a lock
 # SQLite's extended codes of a value that is there already, and of a NULL where none may be.
 _REFUSED_SQLITE: Final = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_NOTNULL)
 _ENDED: Final = "task_feed_position"  # the rule that nothing is written for a deleted account
@@ -262,13 +271,17 @@ class Database:
         return Prepared(sql.string, types)
 
     async def is_current(self) -> bool:
-        """Return whether the database has the schema that this code is written for."""
+        """Return whether the database has the schema that this code is written for.
+
+        Or a newer one, which only adds to it: old copies serve on during a rolling update.
+        """
         if self._file and not _is_writable(self._file):
             raise Unavailable("The database's file cannot be written.")
         try:
-            return (await self.run(Query(_version, {}, repeatable=True))).rows == [(HEAD,)]
+            rows = (await self.run(Query(_version, {}, repeatable=True))).rows
         except (psycopg2.errors.UndefinedTable, sqlite3.DatabaseError):  # no table, no database
             return False
+        return [version >= HEAD for (version,) in rows] == [True]
 
     async def _identify(self) -> None:
         """Make the identity of a new database, and learn it: all workers have the same."""
@@ -325,17 +338,20 @@ class Database:
             except CommandError as error:
                 raise StartupError(f"has a schema not of this service: {error}") from error
             except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise
+                code = getattr(error.orig, "pgcode", None) or ""
+                if error.connection_invalidated or code.startswith(_STOOD_IN_THE_WAY):
+                    raise  # it is tried again
                 reason = _first_line(error.orig)
                 raise StartupError(
                     f"keeps the schema that it has, since the upgrade failed: {reason}"
                 ) from error
+            if missing := _missing(config.attributes["connection"]):
+                raise StartupError(f"says that it is at {HEAD}, and has no {missing[0]}")
 
     @contextmanager
     def schema_transaction(self) -> Iterator[Connection]:
         """Open the one transaction in which the schema may change."""
-        lock = "BEGIN IMMEDIATE" if self._file else f"SELECT pg_advisory_xact_lock({_LOCK})"
+        lock = "BEGIN IMMEDIATE" if self._file else _UPGRADE
         engine = self._engine()
         sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
         turn = _turn(self._file) if self._file else nullcontext()
@@ -383,11 +399,18 @@ def _turn(file: str) -> Iterator[None]:
 def _is_at_head(connection: Connection) -> bool:
     if is_distributed(connection) is False:
         return False
-    columns = columns_in(connection)
-    return versions_in(connection, VERSION_TABLE) == [HEAD] and all(
-        columns.get(name, set()) >= set(table.c.keys())
-        for name, table in TASK.metadata.tables.items()
-    )
+    return versions_in(connection, VERSION_TABLE) == [HEAD] and not _missing(connection)
+
+
+def _missing(connection: Connection) -> list[str]:
+    """Return the columns that this code uses and the database does not have."""
+    found = columns_in(connection)
+    tables = TASK.metadata.tables.items()
+    return [
+        f"{name}.{key}"
+        for name, table in tables
+        for key in set(table.c.keys()) - found.get(name, set())
+    ]
 
 
 def is_distributed(connection: Connection) -> bool | None:

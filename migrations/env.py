@@ -18,7 +18,7 @@ from database import (
     is_distributed,
     versions_in,
 )
-from models import TASK, Task
+from models import FEED, TASK, Task
 from settings import load_settings
 
 _MARKS: Final = {"user_id", "title_folded"}  # columns that nobody else's table of tasks has
@@ -77,6 +77,12 @@ def _is_earlier(connection: Connection) -> bool:
     return earlier
 
 
+def _may_lock(connection: Connection) -> bool:
+    """Return whether there are positions, all of them on this server."""
+    here = connection.dialect.name == "postgresql" and not is_distributed(connection)
+    return here and sqlalchemy.inspect(connection).has_table(FEED.name)
+
+
 def _migrate(connection: Connection) -> None:
     earlier = _is_earlier(connection)
     context.configure(
@@ -86,6 +92,10 @@ def _migrate(connection: Connection) -> None:
         transactional_ddl=True,
         render_as_batch=connection.dialect.name == "sqlite",
     )
+    if _may_lock(connection):
+        # Who writes takes the position first, and then the task; an upgrade that has the tasks
+        # locked and comes to the positions after would stand across its way. Reads go on.
+        connection.exec_driver_sql("LOCK TABLE task_feed IN SHARE ROW EXCLUSIVE MODE")
     if earlier:  # what says the version moves to a table of its own
         context.get_context().stamp(context.script, "0001")
         connection.exec_driver_sql("DROP TABLE alembic_version")

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+import psycopg2
 import pytest
 import sqlalchemy
 from alembic import command
@@ -207,14 +208,21 @@ def test_a_database_of_an_earlier_version_is_upgraded_with_its_rows(
 ) -> None:
     with in_process(database_url=new_database.url) as client:
         task = client.post("/api/tasks", json={"title": "kept", "tags": ["a"]}).json()
-    with Service(cwd=next_version, DATABASE_URL=new_database.url) as service:
+    with (
+        Service(DATABASE_URL=new_database.url) as old,
+        Service(cwd=next_version, DATABASE_URL=new_database.url) as service,
+    ):
         assert httpx2.get(f"{service.url}/ready").status_code == 200
         (kept,) = httpx2.get(f"{service.url}/api/tasks").json()
         assert kept | {"url": ""} == task | {"url": ""}
         assert httpx2.post(f"{service.url}/api/tasks", json={"title": "new"}).status_code == 201
+        # The copy that was running serves on: a release only adds.
+        assert httpx2.get(f"{old.url}/ready").status_code == 200
+        assert httpx2.post(f"{old.url}/api/tasks", json={"title": "old"}).status_code == 201
     with connected(new_database.url) as connection:
         rows = connection.execute(text("SELECT title, colour FROM task ORDER BY id"))
-        assert [tuple(row) for row in rows] == [("kept", "red"), ("new", "red")]
+        found = [tuple(row) for row in rows]
+        assert found == [("kept", "red"), ("new", "red"), ("old", "red")]
 
     # This version knows that it does not know that schema.
     before = contents(new_database.url)
@@ -323,6 +331,73 @@ def test_a_foreign_table_earlier_in_the_search_path_is_not_taken_for_ours(
     assert "'task'" in assert_one_clear_line(refused.value)
 
 
+def at(version: str, url: str) -> str:
+    """Bring a database to an earlier version of the schema; returns its URL."""
+    with connected(url) as connection:
+        migrate(connection, command.upgrade, "head")
+        migrate(connection, command.downgrade, version)
+    return url
+
+
+def waiting_for_a_table(server: Postgres, url: str) -> bool:
+    """Whether somebody waits for the lock of a whole table."""
+    sql = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+    return bool(server.execute(sql, database=url.rpartition("/")[2]))
+
+
+def test_an_upgrade_holds_up_nobody_while_somebody_else_reads_a_table(
+    own_postgres: Postgres,
+) -> None:
+    url = at("0005", own_postgres.create_database())
+    with ThreadPoolExecutor() as another, closing(psycopg2.connect(url)) as dump:
+        dump.cursor().execute("SELECT count(*) FROM task_feed")
+        started = another.submit(start, url)
+        wait_until(lambda: waiting_for_a_table(own_postgres, url), "the upgrade waits")
+        with closing(psycopg2.connect(url)) as caller:
+            caller.autocommit = True
+            for _ in range(3):  # each comes while the upgrade waits
+                caller.cursor().execute("SET statement_timeout = 3500")
+                caller.cursor().execute("SELECT position FROM task_feed")
+                wait_until(lambda: waiting_for_a_table(own_postgres, url), "it tries again")
+        dump.rollback()
+        started.result(30)
+    assert contents(url)["rows"]["tasks_schema_version"] == [(HEAD,)]
+
+
+def test_an_upgrade_and_a_write_do_not_wait_for_each_other(own_postgres: Postgres) -> None:
+    url = at("0003", own_postgres.create_database())
+    with ThreadPoolExecutor() as another, closing(psycopg2.connect(url)) as writer:
+        write = writer.cursor()
+        write.execute("SET deadlock_timeout = '1min'")  # so that the other would be the victim
+        write.execute("UPDATE task_feed SET position = position + 1")
+        started = another.submit(start, url)
+        wait_until(lambda: waiting_for_a_table(own_postgres, url), "the upgrade waits")
+        write.execute("SET statement_timeout = 500")
+        write.execute("UPDATE task SET position = 2")
+        writer.commit()
+        started.result(30)
+    assert contents(url)["rows"]["tasks_schema_version"] == [(HEAD,)]
+
+
+def test_an_upgrade_that_freezes_lets_go_of_what_it_has_locked(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = own_postgres.create_database()
+    start(url)
+    monkeypatch.setattr(database, "_UPGRADE", database._UPGRADE.replace("15s", "1s"))
+
+    def freeze() -> None:
+        with connected(url) as connection:
+            connection.execute(text("LOCK TABLE task_feed IN ACCESS EXCLUSIVE MODE"))
+            with closing(psycopg2.connect(url)) as caller:  # and no more comes from the upgrade
+                caller.cursor().execute("SET statement_timeout = 5000")
+                caller.cursor().execute("SELECT position FROM task_feed")
+            start(url)
+
+    with pytest.raises(sqlalchemy.exc.DBAPIError):
+        freeze()
+
+
 # ---- starts that are refused
 
 
@@ -376,6 +451,20 @@ def test_what_another_tool_made_is_refused_and_untouched(
         start(new_database.url)
     assert_one_clear_line(refused.value)
     assert contents(new_database.url) == before
+
+
+def test_a_schema_that_lacks_a_column_of_its_version_is_refused(new_database: Database) -> None:
+    url = at("0005", new_database.url)
+    with connected(url) as connection:
+        connection.execute(text("ALTER TABLE task DROP COLUMN repeated_at"))
+    before = contents(url)
+    for version in ("0005", HEAD):  # what it says, rightly or not
+        with connected(url) as connection:
+            connection.execute(text(f"UPDATE tasks_schema_version SET version_num = '{version}'"))
+        with pytest.raises(StartupError) as refused:
+            start(url)
+        assert "task.repeated_at" in assert_one_clear_line(refused.value)
+        assert contents(url)["schema"] == before["schema"]
 
 
 def test_a_foreign_file_keeps_every_byte(tmp_path: Path) -> None:
@@ -591,6 +680,11 @@ def test_an_upgrade_by_another_process_is_waited_for_however_long_it_takes(
     monkeypatch.setattr(database, "_PATIENCE", 0.2)
     monkeypatch.setattr(database, "_ANSWER", 0.1)
     settings = Settings(_env_file=None, database_url=new_database.url)
+    if new_database.name == "postgresql":  # whatever limits calls have
+        name = new_database.url.rpartition("/")[2]
+        with connected(new_database.url) as connection:
+            for limit in ("statement_timeout", "lock_timeout"):
+                connection.execute(text(f"ALTER DATABASE {name} SET {limit} = 500"))
     with ThreadPoolExecutor() as another:
         with database.Database(settings).schema_transaction():
             started = another.submit(start, new_database.url)
@@ -663,6 +757,56 @@ def test_downgrade_and_upgrade_lead_back_to_the_same_schema(new_database: Databa
         assert "task" not in sqlalchemy.inspect(connection).get_table_names()
         migrate(connection, command.upgrade, "head")
         assert schema(connection) == before
+
+
+def test_tasks_from_before_positions_are_numbered_in_the_order_of_their_making(
+    new_database: Database,
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        for start in range(3):
+            bodies = [{"title": f"{start} {number}"} for number in range(1000)]
+            assert client.post(f"/api/user{start % 2}/tasks", json=bodies).status_code == 201
+    at("0002", new_database.url)
+    with connected(new_database.url) as connection:
+        migrate(connection, command.upgrade, "0003")
+        if connection.dialect.name == "postgresql":
+            # Each row is written once: an UPDATE of all leaves as much again that is dead.
+            connection.execute(text("CREATE TABLE anew AS SELECT * FROM task"))
+            sizes = "SELECT pg_relation_size('task') < 1.5 * pg_relation_size('anew')"
+            assert connection.scalar(text(sizes))
+            connection.execute(text("DROP TABLE anew"))
+    with in_process(database_url=new_database.url) as client:
+        for user, number in (("user0", 2000), ("user1", 1000)):
+            told, page = [], {"position": 0, "more": True}
+            while page["more"]:
+                query = f"since={page['position']}&limit=300"
+                page = client.get(f"/api/{user}/tasks/changes?{query}").json()
+                told += [task["id"] for task in page["changes"]]
+            assert told == sorted(told)
+            assert len(told) == number
+            known = page["position"]
+            task = client.post(f"/api/{user}/tasks", json={"title": "new"}).json()
+            page = client.get(f"/api/{user}/tasks/changes?since={known}").json()
+            assert [change["id"] for change in page["changes"]] == [task["id"]]
+            assert page["position"] > known
+
+
+@pytest.mark.parametrize("version", ["0005", "0004", "0003"])
+def test_the_way_back_and_forth_again_leaves_tasks_tags_and_positions(
+    new_database: Database, version: str
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        first, second, _ = (
+            client.post("/api/tasks", json={"title": title}).json() for title in "abc"
+        )
+        client.patch(f"/api/tasks/{first['id']}/complete")
+        client.delete(f"/api/tasks/{second['id']}?forever=true")
+        before = [client.get(f"/api/tasks/changes?since={since}").json() for since in range(6)]
+    at(version, new_database.url)
+    with in_process(database_url=new_database.url) as client:
+        assert before == [
+            client.get(f"/api/tasks/changes?since={since}").json() for since in range(6)
+        ]
 
 
 ELSEWHERE = {
