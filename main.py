@@ -107,10 +107,15 @@ class Envelope:
                 message["headers"] += added
             if transport:
                 self.readers.note(transport)
-            if len(message.get("body", b"")) <= LARGE:
-                await send(message)
-            elif not await self.readers.send(message, send, transport):
-                status = 499  # as in other logs: the client went away
+            try:
+                if len(message.get("body", b"")) <= LARGE:
+                    await send(message)
+                elif not await self.readers.send(message, send, transport):
+                    status = 499  # as in other logs: the client went away
+            except RuntimeError:  # of pipelined requests uvicorn sees only the last one's client go
+                if not (transport and transport.is_closing()):
+                    raise
+                status = 499
 
         try:
             receive = await self.door.admit(scope, headers, receive, transport)
@@ -121,9 +126,6 @@ class Envelope:
             else:
                 await self.app(inner, receive, send_with_id)
         except Exception as error:
-            if status and transport and transport.is_closing():
-                status = 499  # of pipelined requests uvicorn sees only the last one's client go
-                return
             if status:
                 raise
             if not isinstance(error, ApiError):

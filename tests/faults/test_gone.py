@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import httpx2
@@ -54,3 +55,16 @@ def test_an_agent_that_hung_up_is_no_error_of_the_service(
         wait_until(lambda: own.log.count("POST /mcp 499") == 40, "all are given up")
     httpx2.get(f"{own.url}/api/tasks").raise_for_status()
     assert "unexpected error" not in own.log
+
+
+def test_a_refusal_that_pipelined_requests_meet_after_their_client_has_gone_is_no_error(
+    own: Service, new_database: Database
+) -> None:
+    head = "PATCH /api/tasks/9 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    asked = f'{head}Content-Length: 15\r\n\r\n{{"title": "no"}}'.encode()
+    with locked(new_database.url):
+        hang_up_after_sending(own, asked * 2)  # uvicorn sees the client of the last one go
+        time.sleep(0.3)
+    wait_until(lambda: "PATCH /api/tasks/9 499" in own.log, "the first is given up")
+    httpx2.get(f"{own.url}/api/tasks").raise_for_status()
+    assert "Traceback" not in own.log
