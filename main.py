@@ -171,6 +171,7 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
         await owners.open()
+        live.open()
         emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.

@@ -54,10 +54,12 @@ class Live:
         self.writes = 0  # of this worker
         database.on_write = self._wake
 
+    def open(self) -> None:
+        """Have the streams end when the process shall, also those that begin only then."""
+        _before_the_end(self._close)
+
     def add(self, stream: "Stream", known: int) -> None:
         """Wake a stream from now on, and at once if a write came after `writes` was `known`."""
-        if self._looking is None:
-            _before_the_end(self._close)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         self._streams.setdefault(stream.whose.user_id, set()).add(stream)

@@ -49,7 +49,6 @@ def test_each_stream_looks_for_itself_where_one_node_may_be_away(
     monkeypatch: pytest.MonkeyPatch, distributed: bool
 ) -> None:
     monkeypatch.setattr(live, "_LOOK", 0.01)
-    monkeypatch.setattr(live, "_before_the_end", lambda _: None)
     database: Any = Away(distributed=distributed)
     listener: Any = Listener()
 
