@@ -54,6 +54,10 @@ _count = insert(FAILED_LOGIN).on_conflict_do_update(
     where=failed.failed_at == sa.bindparam("seen"),
 )
 _forget = sa.delete(FAILED_LOGIN).where(_email, failed.address == sa.bindparam("address"))
+_is_ahead = failed.failed_at > sa.bindparam("at")
+_count_from_now = (
+    sa.update(FAILED_LOGIN).where(_email, _is_ahead).values(failed_at=sa.bindparam("at"))
+)
 _forget_old = sa.delete(FAILED_LOGIN).where(failed.failed_at < sa.bindparam("before"))
 
 
@@ -159,6 +163,9 @@ class Accounts:
             failures, seen = next((row[1:] for row in rows if row[0] == address), (0, 0.0))
             anywhere, latest = sum(row[1] for row in rows), max((row[2] for row in rows), default=0)
             wait = max(_until(failures, seen), _until(anywhere - 95, latest)) - at
+            if wait > 1000:  # longer than there is one: the clock has been set back meanwhile
+                await self._run(Query(_count_from_now, {"email": email, "at": at}))
+                continue
             if wait > 0:
                 detail = "Too many tries failed for this e-mail; wait before the next."
                 raise ApiError(429, detail, headers={"Retry-After": str(ceil(wait))})

@@ -45,6 +45,7 @@ log = logging.getLogger("tasks")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_ENDED: Final = "The service is stopping; whether this was done is not known."
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -107,10 +108,15 @@ class Envelope:
                 message["headers"] += added
             if transport:
                 self.readers.note(transport)
-            if len(message.get("body", b"")) <= LARGE:
-                await send(message)
-            elif not await self.readers.send(message, send, transport):
-                status = 499  # as in other logs: the client went away
+            try:
+                if len(message.get("body", b"")) <= LARGE:
+                    await send(message)
+                elif not await self.readers.send(message, send, transport):
+                    status = 499  # as in other logs: the client went away
+            except RuntimeError:  # of pipelined requests uvicorn sees only the last one's client go
+                if not (transport and transport.is_closing()):
+                    raise
+                status = 499
 
         try:
             receive = await self.door.admit(scope, headers, receive, transport)
@@ -120,12 +126,11 @@ class Envelope:
                 await route.handle(inner, receive, send_with_id)
             else:
                 await self.app(inner, receive, send_with_id)
-        except Exception as error:
-            if status and transport and transport.is_closing():
-                status = 499  # of pipelined requests uvicorn sees only the last one's client go
-                return
+        except (Exception, asyncio.CancelledError) as error:
             if status:
                 raise
+            if isinstance(error, asyncio.CancelledError):  # uvicorn's time to end is up
+                error = errors.Unavailable(_ENDED)
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
                 error = ApiError(500, "Something went wrong on the server; it has been logged.")
@@ -172,6 +177,7 @@ def create_app(settings: Settings) -> FastAPI:
         # a token; unless `--ws none` has it leave them alone.
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
         await owners.open()
+        live.open()
         emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
         # A request makes hardly any cycles; looking for them every 700 objects took 10 % of it.

@@ -54,10 +54,12 @@ class Live:
         self.writes = 0  # of this worker
         database.on_write = self._wake
 
+    def open(self) -> None:
+        """Have the streams end when the process shall, also those that begin only then."""
+        _before_the_end(self._close)
+
     def add(self, stream: "Stream", known: int) -> None:
         """Wake a stream from now on, and at once if a write came after `writes` was `known`."""
-        if self._looking is None:
-            _before_the_end(self._close)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         self._streams.setdefault(stream.whose.user_id, set()).add(stream)
@@ -153,9 +155,9 @@ class Stream(Response):
         del self.headers["content-length"]
         self.whose, self.since, self.limit, self.read = whose, known.since, known.limit, read
         self._live, self._check = live, check
-        self._due = time.time() + _BEAT  # when to say at least a comment
-        self._until = math.inf  # when the token no longer counts
         self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + _BEAT  # when to say at least a comment
+        self._until = math.inf  # when the token no longer counts, by the clock
         self._roused: asyncio.Future[None] = self._loop.create_future()  # an Event takes 0.7 kB
         self._over = False
         self.wake()
@@ -174,7 +176,7 @@ class Stream(Response):
         """Stop when it is time to or the client has gone; do not be silent for too long."""
         if now > self._until or self._transport.is_closing():
             self.end()
-        elif now > self._due:
+        elif self._loop.time() > self._due:  # which no clock that is set back puts off
             self._rouse()
 
     def _rouse(self) -> None:
@@ -209,8 +211,8 @@ class Stream(Response):
         await self._roused
         self._roused = self._loop.create_future()
         said = b""
-        if time.time() > self._due and not self._over:
-            self._due = time.time() + _BEAT
+        if self._loop.time() > self._due and not self._over:
+            self._due = self._loop.time() + _BEAT
             with suppress(Unavailable):  # nobody can say now
                 await self._check()
             said = KEEPALIVE_COMMENT

@@ -4,7 +4,7 @@ import json
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from auth import Owners
@@ -64,7 +64,8 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
     """Return `/mcp`; `of` has the routes of the current user's tasks and of a named one's."""
     routes: list[Json] = [{getattr(it, "name", ""): it for it in mount.routes} for mount in of]
 
-    async def speak(request: Request) -> Response:
+    # Before `speak`: while that goes on, what looks whether its client waits would take the body.
+    async def admit(request: Request) -> bytes:
         page, host = (request.headers.get(name, "") for name in ("origin", "host"))
         if page and not cors.is_allowed_origin(page) and not page.endswith(f"://{host}"):
             raise ApiError(403, "Pages of this origin may not call: name it in CORS_ORIGINS.")
@@ -74,8 +75,11 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
             place = f'resource_metadata="{request.base_url}{_METADATA}/mcp"'
             error.headers = {"WWW-Authenticate": f"Bearer {place}"}
             raise
+        return await read_bytes(request)
+
+    async def speak(request: Request, body: Annotated[bytes, Depends(admit)]) -> Response:
         try:
-            call = _Call.model_validate_json(agents.to_json(request, await read_bytes(request)))
+            call = _Call.model_validate_json(agents.to_json(request, body))
         except ValidationError as invalid:
             code = -32700 if invalid.errors()[0]["type"] == "json_invalid" else -32600
             return json_answer(*_error(400, code, "The body must be one JSON-RPC 2.0 message."))

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from tests.conftest import Database
 from tests.support.load import locked
 from tests.support.processes import wait_until
-from tests.support.service import Service
+from tests.support.service import REPOSITORY, Service
 
 
 @pytest.fixture
@@ -42,6 +44,29 @@ def test_a_create_whose_client_hung_up_before_its_turn_makes_nothing(
     assert titles.count("never") <= 10  # those that the database had been given already
 
 
+def test_what_looks_whether_an_agent_still_waits_does_not_take_its_body(
+    new_database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import asyncio\nfrom fastapi import Request\nfrom auth import Owners\n"
+        "current = Owners.current\n"
+        "async def slowly(self, request: Request):\n"
+        "    await asyncio.sleep(0.5)\n"  # as where the database is asked about the account
+        "    return await current(self, request)\n"
+        "Owners.current = slowly\n"
+        "from main import app\n"
+    )
+    with Service(
+        app="slow:app",
+        cwd=tmp_path,
+        PYTHONPATH=str(REPOSITORY),
+        DATABASE_URL=new_database.url,
+    ) as service:
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        answer = httpx2.post(f"{service.url}/mcp", json=ping, timeout=10)
+    assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
 def test_an_agent_that_hung_up_is_no_error_of_the_service(
     own: Service, new_database: Database
 ) -> None:
@@ -54,3 +79,16 @@ def test_an_agent_that_hung_up_is_no_error_of_the_service(
         wait_until(lambda: own.log.count("POST /mcp 499") == 40, "all are given up")
     httpx2.get(f"{own.url}/api/tasks").raise_for_status()
     assert "unexpected error" not in own.log
+
+
+def test_a_refusal_that_pipelined_requests_meet_after_their_client_has_gone_is_no_error(
+    own: Service, new_database: Database
+) -> None:
+    head = "PATCH /api/tasks/9 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    asked = f'{head}Content-Length: 15\r\n\r\n{{"title": "no"}}'.encode()
+    with locked(new_database.url):
+        hang_up_after_sending(own, asked * 2)  # uvicorn sees the client of the last one go
+        time.sleep(0.3)
+    wait_until(lambda: "PATCH /api/tasks/9 499" in own.log, "the first is given up")
+    httpx2.get(f"{own.url}/api/tasks").raise_for_status()
+    assert "Traceback" not in own.log

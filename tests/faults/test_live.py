@@ -141,6 +141,20 @@ def test_streams_end_at_sigterm_and_are_whole(new_database: Database, tasks: str
         assert "Traceback" not in service.log
 
 
+def test_a_stream_that_begins_after_sigterm_ends_at_once(
+    new_database: Database, tasks: str
+) -> None:
+    with Service(DATABASE_URL=new_database.url) as service, ExitStack() as stack:
+        os.kill(service.pids[0], signal.SIGSTOP)
+        asked = REQUEST.format(f"{tasks}/changes").encode()
+        for _ in range(10):  # as first thing the process finds the signal, then these
+            wire = socket.create_connection(("127.0.0.1", service.port), 30)
+            stack.enter_context(wire).sendall(asked)
+        os.kill(service.pids[0], signal.SIGTERM)
+        os.kill(service.pids[0], signal.SIGCONT)
+        assert service.wait_exit(10) == -signal.SIGTERM
+
+
 def test_a_stream_ends_with_its_token(new_database: Database, user: str) -> None:
     secret = SECRET.private.decode()
     with Service(DATABASE_URL=new_database.url, AUTH_SECRET=secret) as service:

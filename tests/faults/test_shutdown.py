@@ -1,8 +1,10 @@
 """Stopping and restarting under load: what is in flight finishes, and nothing is lost."""
 
+import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
@@ -62,6 +64,32 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(
         service.start()
         with client_of(service) as client:
             assert len(all_tasks(client, tasks)) == IN_FLIGHT
+
+
+def test_what_is_in_flight_when_the_time_to_end_is_up_is_told_so(
+    new_database: Database, tasks: str
+) -> None:
+    body = b'{"priority": "high"}'
+    head = f"PATCH {tasks} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    request = f"{head}Content-Type: application/json\r\n\r\n".encode() + body
+    grace = ["--timeout-graceful-shutdown", "1"]
+    with Service(DATABASE_URL=new_database.url, args=grace) as service:
+        with client_of(service) as client:
+            client.post(tasks, json={"title": "to be changed"}).raise_for_status()
+        with (
+            locked(new_database.url),
+            socket.create_connection(("127.0.0.1", service.port)) as wire,
+        ):
+            wire.sendall(request)
+            time.sleep(0.5)
+            os.kill(service.pids[0], signal.SIGTERM)
+            answer = HTTPResponse(wire)
+            answer.begin()
+            problem = json.loads(answer.read())
+            assert service.wait_exit(GRACE) == -signal.SIGTERM
+        assert (answer.status, answer.getheader("retry-after")) == (503, "1")
+        assert "not known" in problem["detail"]
+        assert "Traceback" not in service.log
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -667,6 +667,19 @@ def test_nobody_locks_somebody_out_alone(
     assert log_in(client, ann.email, address="203.0.113.1").status_code == 200
 
 
+def test_a_clock_that_is_set_back_keeps_nobody_out_for_longer(
+    client: httpx2.Client, database: Database, ann: Person
+) -> None:
+    assert statuses(client, ann.email, 7) == [*5 * [401], 429, 429]
+    let_pass(database, -100_000)
+    refused = log_in(client, ann.email)
+    assert_problem(refused, 429)
+    assert refused.headers["Retry-After"] == "1"
+    let_pass(database, 1)
+    assert log_in(client, ann.email).status_code == 200
+    let_pass(database, 100_000)  # for those of the other tests
+
+
 def test_tries_at_once_get_no_further_than_tries_in_a_row(
     client: httpx2.Client, ann: Person
 ) -> None:

@@ -1,13 +1,16 @@
-"""Whom the streams' look for changes wakes when the database does not answer it."""
+"""Whom the streams' look for changes wakes, when the database or the clock goes wrong."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi.sse import KEEPALIVE_COMMENT
 
 from errors import Unavailable
 from routes import live
+from schemas import Since
 
 
 class Away:
@@ -49,7 +52,6 @@ def test_each_stream_looks_for_itself_where_one_node_may_be_away(
     monkeypatch: pytest.MonkeyPatch, distributed: bool
 ) -> None:
     monkeypatch.setattr(live, "_LOOK", 0.01)
-    monkeypatch.setattr(live, "_before_the_end", lambda _: None)
     database: Any = Away(distributed=distributed)
     listener: Any = Listener()
 
@@ -61,3 +63,23 @@ def test_each_stream_looks_for_itself_where_one_node_may_be_away(
 
     asyncio.run(scenario())
     assert (listener.woken >= 2) == distributed
+
+
+def test_a_clock_that_is_set_back_puts_off_no_comment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_BEAT", 0.01)
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    async def scenario() -> None:
+        around: Any = SimpleNamespace(page=nothing)
+        stream = live.Stream(around, around, Since(), around, nothing)
+        stream._transport = SimpleNamespace(is_closing=lambda: False)
+        assert await stream._next() == b""
+        await asyncio.sleep(0.02)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        stream.look_at_the_clock(time.time())
+        async with asyncio.timeout(5):
+            assert await stream._next() == KEEPALIVE_COMMENT
+
+    asyncio.run(scenario())
