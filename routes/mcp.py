@@ -42,12 +42,7 @@ TOOLS: Final[dict[str, tuple[Json, str, type[BaseModel], str]]] = {
     "add_task": ({}, "new", TaskCreate, "Add one task. Returns it, with its `id`."),
     "list_tasks": ({}, "wanted", _Listing, "Find tasks: all filters hold. `offset` turns pages."),
     "get_task": (_ONE, "", Body, "Read one task. Returns it."),
-    "update_task": (
-        _ONE,
-        "change",
-        TaskUpdate,
-        "Change the given fields of one task, null clears. Returns it.",
-    ),
+    "update_task": (_ONE, "change", TaskUpdate, "Change what is given; null clears. Returns it."),
     "complete_task": (_ONE, "body", _Completed, "Complete one task, or undo it. Links the next."),
     "delete_task": (_ONE, "", Body, "Move one task to the trash, for 30 days. Returns it."),
 }
@@ -103,15 +98,13 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
         if modern and said != [version, call.method, name]:
             return _error(400, -32020, "The protocol's headers must say what the body says.")
         if call.method == "tools/call":
-            given = call.params.get("arguments", {})
-            if name in [*TOOLS] and isinstance(given, dict):
+            if name in [*TOOLS] and isinstance(given := call.params.get("arguments", {}), dict):
                 return {"result": await use(request, name, given)}, 200
             told = f"Needed: one of {', '.join(TOOLS)}, and an object."
             return _error(400 if modern else 200, -32602, told)
-        tools = [_tool(it, bool(owners.tokens)) for it in TOOLS]
         agreed = next((it for it in LEGACY if it == call.params.get("protocolVersion")), LEGACY[0])
         results = {
-            ("tools/list", modern): {"tools": tools, **_CACHED},
+            ("tools/list", modern): {"tools": [_tool(it, owners) for it in TOOLS], **_CACHED},
             ("server/discover", True): {"supportedVersions": [MODERN, *LEGACY], **_ABOUT},
             ("initialize", False): {"protocolVersion": agreed, **_ABOUT},
             ("ping", False): {},
@@ -159,16 +152,15 @@ def _said(*texts: str | None, **more: Any) -> Json:
 
 
 @cache
-def _tool(name: str, auth_on: bool) -> Json:
+def _tool(name: str, owners: Owners) -> Json:
     more, _, model, about = TOOLS[name]
-    fields: Json = {**more} if auth_on else {"user_id": _USER_ID, **more}
-    schema = model.model_json_schema() | {"title": name}
-    schema.pop("description", None)  # which is for whoever reads the code
+    fields: Json = {**more} if owners.tokens else {"user_id": _USER_ID, **more}
+    schema = model.model_json_schema() | {"title": name, "description": about}
     for field, rules in schema["properties"].items():
         if model is not _Listing:
             rules.setdefault("description", Task.model_fields[field].description)
-        told = {key: it for key, it in rules.items() if key != "title" and it is not None}
-        fields |= {field: told} if "description" in told else {}
+        if rules.get("description"):  # else it is one of the spellings that are not shown
+            fields[field] = {key: it for key, it in rules.items() if key != "title"}
     schema |= {"properties": fields, "required": [*schema.get("required", []), *more]}
     reads, destroys = name in ("list_tasks", "get_task"), name in ("update_task", "delete_task")
     hints = {"readOnlyHint": reads, "destructiveHint": destroys, "openWorldHint": False}

@@ -167,7 +167,7 @@ def test_the_schemas_are_those_of_the_rest_api(client: httpx2.Client) -> None:
         assert (schema["type"], schema["additionalProperties"]) == ("object", False)
         assert tool["description"]
         assert all(rules["description"] for rules in schema["properties"].values())
-        assert "description" not in schema  # it would be that of the code
+        assert schema["description"] == tool["description"]  # not that of the code
         fields = list(schema["properties"])
         extra = {"user_id"} | ({"task_id"} & set(fields))
         if name in models:
