@@ -85,7 +85,10 @@ def read_timestamp(stored: Any) -> str | None:
     if stored is None:
         return None
     instant = stored.removesuffix("+00")
-    if len(instant) == 26 and instant[20:].isdecimal():  # in UTC, with all its digits
+    if len(instant) != 26:  # PostgreSQL drops zeros at the end
+        whole, _, fraction = instant.partition(".")
+        instant = f"{whole}.{fraction:0<6}"
+    if len(instant) == 26 and instant[20:].isdecimal():  # in UTC
         return f"{instant[:10]}T{instant[11:]}Z"
     moment = datetime.fromisoformat(stored)  # without an offset it is SQLite's, wherever this runs
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
