@@ -150,7 +150,8 @@ class Database:
             try:
                 await asyncio.to_thread(self._bring_to_head)
                 await self.is_current()  # so that the first request finds a connection
-                with suppress(Unavailable):  # where it can be neither read nor written now
+                # Where that cannot be written now, or never by this role, it does without.
+                with suppress(Unavailable, psycopg2.errors.InsufficientPrivilege):
                     await self._identify()
                 return
             except StartupError as error:

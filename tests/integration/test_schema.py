@@ -529,6 +529,18 @@ def test_a_role_that_may_not_create_tables_is_told_so(own_postgres: Postgres) ->
     assert "permission denied" in assert_one_clear_line(refused.value)
 
 
+def test_a_role_that_may_only_read_starts_on_what_an_earlier_version_left(
+    own_postgres: Postgres,
+) -> None:
+    url = own_postgres.create_database()
+    start(url)
+    role, name = f"reader_{uuid4().hex}", url.rpartition("/")[2]
+    own_postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    own_postgres.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", database=name)
+    own_postgres.execute("DELETE FROM task_feed", database=name)  # no identity
+    start(url.replace("owner:", f"{role}:"))
+
+
 # ---- a database that is away
 
 IMPATIENT = f"""
