@@ -11,9 +11,10 @@ import pytest
 
 from tests.support.postgres import Postgres
 
-# What a server runs on one database.
+# What a server runs on one database for clients; what it does by itself (autovacuum) aside.
 BUSY: Final = """SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = %s AND state = 'active' AND pid <> pg_backend_pid()"""
+                 WHERE datname = %s AND state = 'active' AND backend_type = 'client backend'
+                 AND pid <> pg_backend_pid()"""
 
 
 @pytest.fixture
