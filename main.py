@@ -45,7 +45,7 @@ log = logging.getLogger("tasks")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_ENDED: Final = "The service is stopping; whether this was done is not known."
+_STOPPING: Final = "The service is stopping; whether this was done is not known."
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -130,7 +130,7 @@ class Envelope:
             if status:
                 raise
             if isinstance(error, asyncio.CancelledError):  # uvicorn's time to end is up
-                error = errors.Unavailable(_ENDED)
+                error = errors.Unavailable(_STOPPING)
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
                 error = ApiError(500, "Something went wrong on the server; it has been logged.")

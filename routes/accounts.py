@@ -53,13 +53,6 @@ Guess = Annotated[str, Characters(1000), _NFC]
 
 _ANN: Final[dict[str, Any]] = {"email": "ann@example.com", "name": "Ann"}
 _KNOWN, _NEW = "correct horse", "battery staple"
-_USER: Final = {"id": "6f1d2c3e-0a4b-4c5d-8e6f-7a8b9c0d1e2f", **_ANN}
-_TOKEN: Final[dict[str, Any]] = {
-    "access_token": "eyJhbGciOi…",
-    "token_type": "bearer",
-    "expires_in": 604_800,
-    "user": _USER,
-}
 
 
 class SignUp(BaseModel):
@@ -110,8 +103,6 @@ class Me(User):
 
 class Token(BaseModel):
     """A token, to be sent as `Authorization: Bearer`, and for how many seconds it is good."""
-
-    model_config = example(**_TOKEN)
 
     access_token: str
     token_type: Literal["bearer"]

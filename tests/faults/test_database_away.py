@@ -20,7 +20,7 @@ from tests.support.postgres import PASSWORD, USER, Postgres
 from tests.support.problems import CORS, assert_problem
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
-from tests.support.service import REPOSITORY, Service
+from tests.support.service import REPOSITORY, Service, changed_service
 
 CLIENTS = 30
 AWAY = "The database is not available right now."
@@ -179,13 +179,10 @@ def __getattr__(name):
 
 
 def test_sigterm_while_the_service_is_loaded_is_not_lost(setup: Setup, tmp_path: Path) -> None:
-    (tmp_path / "loading.py").write_text(LOADING)
     url = setup.proxy.through(setup.postgres.url())
     setup.leave("refusing")
     try:
-        with closing(
-            Service(app="loading:app", cwd=tmp_path, PYTHONPATH=str(REPOSITORY), DATABASE_URL=url)
-        ) as service:
+        with closing(changed_service(tmp_path, LOADING, DATABASE_URL=url)) as service:
             service.start(wait=False)
             wait_until(lambda: "uvicorn handles signals" in service.log, "it is loaded")
             started = time.monotonic()

@@ -21,7 +21,7 @@ from tests.support.postgres import Postgres
 from tests.support.problems import CORS, assert_problem
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
-from tests.support.service import REPOSITORY, Service
+from tests.support.service import Service, changed_service
 
 POOL = 3
 LATE = 5.5  # seconds: the deadline, a tick, and a machine that is busy
@@ -103,12 +103,9 @@ def test_a_bulk_call_has_a_longer_deadline_and_leaves_no_trace_when_it_is_past(
     url: str, tasks: str, tmp_path: Path
 ) -> None:
     small = "import engines\nengines.BULK_DEADLINE = 6\nfrom main import app as app\n"
-    (tmp_path / "small.py").write_text(small)
     patch = Request("PATCH", tasks, {"completed": True})
     with (
-        Service(
-            app="small:app", cwd=tmp_path, PYTHONPATH=str(REPOSITORY), DATABASE_URL=url
-        ) as service,
+        changed_service(tmp_path, small, DATABASE_URL=url) as service,
         client_of(service) as client,
     ):
         create(client, tasks)

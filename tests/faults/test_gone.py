@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Database
 from tests.support.load import locked
 from tests.support.processes import wait_until
-from tests.support.service import REPOSITORY, Service
+from tests.support.service import Service, changed_service
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_create_whose_client_hung_up_before_its_turn_makes_nothing(
 def test_what_looks_whether_an_agent_still_waits_does_not_take_its_body(
     new_database: Database, tmp_path: Path
 ) -> None:
-    (tmp_path / "slow.py").write_text(
+    slow = (
         "import asyncio\nfrom fastapi import Request\nfrom auth import Owners\n"
         "current = Owners.current\n"
         "async def slowly(self, request: Request):\n"
@@ -56,12 +56,7 @@ def test_what_looks_whether_an_agent_still_waits_does_not_take_its_body(
         "Owners.current = slowly\n"
         "from main import app\n"
     )
-    with Service(
-        app="slow:app",
-        cwd=tmp_path,
-        PYTHONPATH=str(REPOSITORY),
-        DATABASE_URL=new_database.url,
-    ) as service:
+    with changed_service(tmp_path, slow, DATABASE_URL=new_database.url) as service:
         ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
         answer = httpx2.post(f"{service.url}/mcp", json=ping, timeout=10)
     assert answer.json() == {"jsonrpc": "2.0", "id": 1, "result": {}}

@@ -21,7 +21,7 @@ from tests.support.load import (
     locked,
 )
 from tests.support.processes import wait_until
-from tests.support.service import REPOSITORY, Service
+from tests.support.service import Service, changed_service
 
 AT_ONCE = 1000
 SMALL_QUEUE = 100
@@ -57,20 +57,13 @@ def test_past_the_bound_of_the_queue_a_503_comes_at_once_and_the_rest_is_served(
     new_database: Database, tasks: str, tmp_path: Path
 ) -> None:
     assert database.QUEUE == 2000  # as documented; a smaller one is enough here
-    (tmp_path / "small.py").write_text(
-        f"import database\ndatabase.QUEUE = {SMALL_QUEUE}\nfrom main import app as app\n"
-    )
+    small = f"import database\ndatabase.QUEUE = {SMALL_QUEUE}\nfrom main import app as app\n"
 
     async def create(client: Client) -> None:
         await client.send(*creation(tasks))
 
     with (
-        Service(
-            app="small:app",
-            cwd=tmp_path,
-            PYTHONPATH=str(REPOSITORY),
-            DATABASE_URL=new_database.url,
-        ) as service,
+        changed_service(tmp_path, small, DATABASE_URL=new_database.url) as service,
         ExitStack() as lock,
     ):
         lock.enter_context(locked(new_database.url))

@@ -16,7 +16,7 @@ import door
 from tests.conftest import Database
 from tests.support.load import Request, at_once
 from tests.support.processes import wait_until
-from tests.support.service import REPOSITORY, Service
+from tests.support.service import Service, changed_service
 
 TITLES = [str(number) for number in range(1000)]
 
@@ -26,15 +26,9 @@ def large(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A service of little patience whose current user has a list of 10 MB: no socket takes that."""
     assert door.PATIENCE == 10  # seconds, as documented
     directory = tmp_path_factory.mktemp("hasty")
-    (directory / "hasty.py").write_text(
-        "import door\ndoor.PATIENCE = 2\nfrom main import app as app\n"
-    )
-    with Service(
-        app="hasty:app",
-        cwd=directory,
-        PYTHONPATH=str(REPOSITORY),
-        DATABASE_URL=database.url,
-        DEFAULT_USER_ID="large",
+    hasty = "import door\ndoor.PATIENCE = 2\nfrom main import app as app\n"
+    with changed_service(
+        directory, hasty, DATABASE_URL=database.url, DEFAULT_USER_ID="large"
     ) as service:
         with httpx2.Client(base_url=service.url, trust_env=False) as client:
             for title in TITLES:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support.processes import Daemon
 
@@ -61,3 +62,12 @@ class Service(Daemon):
             return False
         finally:
             connection.close()
+
+
+def changed_service(directory: Path, source: str, **settings: Any) -> Service:
+    """A service whose `app` is that of a module with this source, which is written to `directory`.
+
+    The module imports ours and changes something of it first.
+    """
+    (directory / "changed.py").write_text(source)
+    return Service(app="changed:app", cwd=directory, PYTHONPATH=str(REPOSITORY), **settings)
