@@ -229,8 +229,7 @@ Recurrence = Annotated[
 ]
 RepeatFrom = Literal["due", "completed"]
 Priority = Annotated[
-    models.Priority,
-    BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name),
+    models.Priority, BeforeValidator(lambda name: name.lower() if isinstance(name, str) else name)
 ]
 # Adding 0.0 turns the -0.0 that only one of the databases would keep into 0.0.
 Order = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda order: order + 0.0)]

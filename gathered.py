@@ -51,10 +51,7 @@ MADE_OF: Final = {
     "updated_at": "now",
     **{name: "new_" + name for name in NEW},
 }
-FRESH: Final[dict[str, Any]] = {
-    "version": random_number(),
-    "idempotency_replays": literal(0),
-}
+FRESH: Final[dict[str, Any]] = {"version": random_number(), "idempotency_replays": literal(0)}
 ONCE: Final = {"uid": "new_uid", "idempotency_fingerprint": "fingerprint"}
 # All or none: a uid that has another body's task stops the statement.
 _new_print = insert(TASK).excluded.idempotency_fingerprint

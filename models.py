@@ -3,18 +3,7 @@
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import (
-    ARRAY,
-    DDL,
-    JSON,
-    BigInteger,
-    Index,
-    Integer,
-    SmallInteger,
-    Text,
-    event,
-    text,
-)
+from sqlalchemy import ARRAY, DDL, JSON, BigInteger, Index, Integer, SmallInteger, Text, event, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import Double, TypeDecorator
 from sqlmodel import Field, SQLModel, desc

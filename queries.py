@@ -40,15 +40,7 @@ from engines.spelling import one_of, or_nothing, random_number, timestamp
 from filters import LIVE, OWNED, Shape, by_key, matching, order_by, overdue, settled
 from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from models import FEED, GONE, ROW, TASK, NumberList
-from positions import (
-    MOVED,
-    MOVED_KNOWN,
-    OWNER,
-    RAISE,
-    RAISE_KNOWN,
-    RAISE_OR_MAKE,
-    MadePosition,
-)
+from positions import MOVED, MOVED_KNOWN, OWNER, RAISE, RAISE_KNOWN, RAISE_OR_MAKE, MadePosition
 from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
 
 Versions = tuple[int, ...] | None  # what If-Match allows; None allows any

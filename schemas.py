@@ -379,8 +379,7 @@ class TaskQuery(TaskFilter):
         _NOT_GIVEN, alias="_page"
     )
     before: Annotated[TaskId, PLAIN_DECIMAL] = Field(
-        _NOT_GIVEN,
-        description="What comes after the task with this `id`, without `sort`.",
+        _NOT_GIVEN, description="What comes after the task with this `id`, without `sort`."
     )
 
     @field_validator("end")

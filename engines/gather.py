@@ -44,13 +44,7 @@ class Gatherer:
     """
 
     def __init__(
-        self,
-        pool: Pool,
-        one: Sql,
-        many: Sql,
-        constants: Mapping[str, Any],
-        *,
-        repeatable: bool,
+        self, pool: Pool, one: Sql, many: Sql, constants: Mapping[str, Any], *, repeatable: bool
     ) -> None:
         self._pool = pool
         self._loop = asyncio.get_running_loop()

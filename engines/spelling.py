@@ -56,9 +56,7 @@ contains: Final = _spelt(
 )
 # Whether a value is in a list; the list is one parameter, however long it is.
 one_of: Final = _spelt(
-    Boolean(),
-    postgresql="{0} = ANY ({1})",
-    sqlite="{0} IN (SELECT value FROM json_each({1}))",
+    Boolean(), postgresql="{0} = ANY ({1})", sqlite="{0} IN (SELECT value FROM json_each({1}))"
 )
 # Whether the first tags hold all of the second.
 has_tags: Final = _spelt(

@@ -18,9 +18,7 @@ _PRIVATE: Final = {"Cache-Control": "private, no-cache"}
 def task_fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
     """Return the task that a row begins with (`models.ROW`)."""
     return dict(
-        zip(_FIELDS, row, strict=False),
-        etag=task_etag(row[_VERSION]),
-        url=f"{whose.url}/{row[0]}",
+        zip(_FIELDS, row, strict=False), etag=task_etag(row[_VERSION]), url=f"{whose.url}/{row[0]}"
     )
 
 

@@ -262,10 +262,7 @@ def build_router(
 
     @router.patch("/{id:id}/complete", response_model=Task, responses=WRITTEN)
     async def complete_task(
-        whose: Whose,
-        ref: Ref,
-        versions: Allowed,
-        body: Annotated[Completion | None, Body()] = None,
+        whose: Whose, ref: Ref, versions: Allowed, body: Annotated[Completion | None, Body()] = None
     ) -> Response:
         """Toggles; with a body, sets what that says.
 
