@@ -6,29 +6,10 @@ with the number of the call that it answers. The owner stands in every join.
 
 from typing import Any, Final
 
-import sqlalchemy
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    ClauseElement,
-    ColumnElement,
-    Integer,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    case,
-    func,
-    literal,
-    not_,
-    select,
-    true,
-    update,
-)
+import sqlalchemy as sa
 
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.types import Boolean
 
 from engines.spelling import or_nothing, random_number
 from filters import LIVE, by_key, order_by, settled
@@ -51,7 +32,7 @@ MADE_OF: Final = {
     "updated_at": "now",
     **{name: "new_" + name for name in NEW},
 }
-FRESH: Final[dict[str, Any]] = {"version": random_number(), "idempotency_replays": literal(0)}
+FRESH: Final[dict[str, Any]] = {"version": random_number(), "idempotency_replays": sa.literal(0)}
 ONCE: Final = {"uid": "new_uid", "idempotency_fingerprint": "fingerprint"}
 # All or none: a uid that has another body's task stops the statement.
 _new_print = insert(TASK).excluded.idempotency_fingerprint
@@ -66,73 +47,75 @@ UNLESS_OTHER: Final[dict[str, Any]] = {
 
 def _calls(**types: Any) -> Any:
     """Return the calls, with parameters of these types, read once however often they are used."""
-    columns = (sqlalchemy.column(name, kind) for name, kind in {"n": Integer(), **types}.items())
-    records = func.json_to_recordset(sqlalchemy.cast(bindparam("calls", type_=Text()), JSON))
+    columns = (sa.column(name, kind) for name, kind in {"n": sa.Integer(), **types}.items())
+    records = sa.func.json_to_recordset(sa.cast(sa.bindparam("calls", type_=sa.Text()), sa.JSON))
     call = records.table_valued(*columns).render_derived(name="call", with_types=True)
-    return select(*call.c).cte("calls")
+    return sa.select(*call.c).cte("calls")
 
 
 _one_call = _calls(
-    owner=Text(), task_id=BigInteger(), now=task.updated_at.type, new_completed=Boolean()
+    owner=sa.Text(), task_id=sa.BigInteger(), now=task.updated_at.type, new_completed=sa.Boolean()
 )
 # LIMIT keeps this apart: one look at the index a call, whatever the planner thinks of the table.
-_this = and_(task.user_id == _one_call.c.owner, task.id == _one_call.c.task_id)
-_found = select(*ROW).where(_this, by_key(LIVE)).limit(1).lateral()
-READ = select(_one_call.c.n, *_found.c).select_from(_one_call.join(_found, true()))
+_this = sa.and_(task.user_id == _one_call.c.owner, task.id == _one_call.c.task_id)
+_found = sa.select(*ROW).where(_this, by_key(LIVE)).limit(1).lateral()
+READ = sa.select(_one_call.c.n, *_found.c).select_from(_one_call.join(_found, sa.true()))
 
-_called = and_(task.user_id == _one_call.c.owner, LIVE)
-_total = select(func.count()).where(_called).scalar_subquery()
-_at = select(feed.position).where(feed.user_id == _one_call.c.owner).scalar_subquery()
+_called = sa.and_(task.user_id == _one_call.c.owner, LIVE)
+_total = sa.select(sa.func.count()).where(_called).scalar_subquery()
+_at = sa.select(feed.position).where(feed.user_id == _one_call.c.owner).scalar_subquery()
 # OFFSET keeps this apart: else the planner would count once a row, not once a call.
 _known = (
-    select(
+    sa.select(
         _one_call.c.n,
         _one_call.c.owner,
         _total.label("total"),
-        func.coalesce(_at, 1).label("position"),
+        sa.func.coalesce(_at, 1).label("position"),
     )
     .offset(0)
     .subquery()
 )
 _page = (
-    select(*ROW)
+    sa.select(*ROW)
     .where(task.user_id == _known.c.owner, LIVE)
     .order_by(*order_by((), task))
     .limit(MAX_PAGE)
     .lateral()
 )
 LIST = (
-    select(_known.c.n, *(_page.c[column.name] for column in ROW), _known.c.total, _known.c.position)
-    .select_from(_known.outerjoin(_page, true()))
+    sa.select(
+        _known.c.n, *(_page.c[column.name] for column in ROW), _known.c.total, _known.c.position
+    )
+    .select_from(_known.outerjoin(_page, sa.true()))
     .order_by(_known.c.n, *order_by((), _page.c))
 )
 
 # Raised in the order of their users, so that two of these never wait for each other.
 # As arrays, since the planner takes a list of unknown length for a reason to read the whole table.
-_callers = select(_one_call.c.owner).scalar_subquery()
+_callers = sa.select(_one_call.c.owner).scalar_subquery()
 _held = (
-    select(feed.user_id)
-    .where(feed.user_id == any_(func.array(_callers)))
+    sa.select(feed.user_id)
+    .where(feed.user_id == sa.any_(sa.func.array(_callers)))
     .order_by(feed.user_id)
     .with_for_update()
     .cte("held")
 )
 _all_moved = (
-    update(FEED)
-    .where(feed.user_id == any_(func.array(select(_held.c.user_id).scalar_subquery())))
+    sa.update(FEED)
+    .where(feed.user_id == sa.any_(sa.func.array(sa.select(_held.c.user_id).scalar_subquery())))
     .values(position=feed.position + 1)
     .returning(feed.user_id, feed.position)
     .cte("moved")
 )
 
 
-def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
+def _complete(completed: sa.ColumnElement[bool], since: Any) -> sa.ClauseElement:
     return (
-        update(TASK)
+        sa.update(TASK)
         .where(_this, by_key(LIVE), settled({"completed"}), task.user_id == _all_moved.c.user_id)
         .values(
             completed=completed,
-            completed_at=case((completed, since)),
+            completed_at=sa.case((completed, since)),
             updated_at=_one_call.c.now,
             version=random_number(),
             position=_all_moved.c.position,
@@ -141,17 +124,20 @@ def _complete(completed: ColumnElement[bool], since: Any) -> ClauseElement:
     )
 
 
-TOGGLE = _complete(not_(task.completed), _one_call.c.now)
-COMPLETE = _complete(_one_call.c.new_completed, func.coalesce(task.completed_at, _one_call.c.now))
+TOGGLE = _complete(sa.not_(task.completed), _one_call.c.now)
+COMPLETE = _complete(
+    _one_call.c.new_completed, sa.func.coalesce(task.completed_at, _one_call.c.now)
+)
 
 
 def _created(*more: str) -> Any:
     """Return the step that makes the tasks of all calls, and their numbers beside their ids."""
     made_of = MADE_OF | {column: name for column, name in ONCE.items() if column in more}
     call = _calls(**{name: task[column].type for column, name in made_of.items()})
-    owners = select(call.c.owner).distinct().order_by(call.c.owner).subquery()
+    owners = sa.select(call.c.owner).distinct().order_by(call.c.owner).subquery()
     made = insert(FEED).from_select(
-        ["user_id", "position", "forgotten"], select(owners.c.owner, literal(2), literal(0))
+        ["user_id", "position", "forgotten"],
+        sa.select(owners.c.owner, sa.literal(2), sa.literal(0)),
     )
     moved = (
         made.on_conflict_do_update(
@@ -163,9 +149,9 @@ def _created(*more: str) -> Any:
     # Ids are given out before the insert, for the order of RETURNING means nothing, and in the
     # order of the calls, for a list goes by them.
     new = (
-        select(
+        sa.select(
             call.c.n,
-            func.nextval("task_id_seq").label("id"),
+            sa.func.nextval("task_id_seq").label("id"),
             moved.c.position,
             *(value.label(name) for name, value in FRESH.items()),
             *(call.c[name].label(column) for column, name in made_of.items()),
@@ -176,19 +162,19 @@ def _created(*more: str) -> Any:
     )
     stored = [column for column in new.c if column.name != "n"]
     inserted = insert(TASK).from_select(
-        [column.name for column in stored], select(*stored), include_defaults=False
+        [column.name for column in stored], sa.select(*stored), include_defaults=False
     )
     return new, inserted
 
 
 _made = _created()[1].returning(*ROW).cte("made")
-_place = func.row_number().over(order_by=_made.c.id) - 1  # ids are in the order of the calls
-CREATE = select(_place, *_made.c)
+_place = sa.func.row_number().over(order_by=_made.c.id) - 1  # ids are in the order of the calls
+CREATE = sa.select(_place, *_made.c)
 
 _new, _inserted = _created(*ONCE)
 _made = _inserted.on_conflict_do_update(**UNLESS_OTHER).returning(*ROW).cte("made")
 CREATE_ALL = (
-    select(*(_made.c[column.name] for column in ROW))
+    sa.select(*(_made.c[column.name] for column in ROW))
     .select_from(_new.join(_made, _new.c.uid == _made.c.uid))
     .order_by(_new.c.n)
 )

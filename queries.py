@@ -12,27 +12,10 @@ from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import (
-    BigInteger,
-    ClauseElement,
-    ColumnElement,
-    Update,
-    and_,
-    bindparam,
-    case,
-    delete,
-    func,
-    literal,
-    not_,
-    null,
-    select,
-    true,
-    update,
-)
+import sqlalchemy as sa
 
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.types import Boolean
 
 import gathered
 from engines import BULK_DEADLINE, DEADLINE
@@ -55,16 +38,16 @@ _LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
 class Query(NamedTuple):
     """A statement, its parameters, and whether sending it twice does no harm."""
 
-    statement: ClauseElement
+    statement: sa.ClauseElement
     parameters: Mapping[str, Any]
     repeatable: bool = False
-    many: ClauseElement | None = None  # the same for many callers at once, see `gathered.py`
+    many: sa.ClauseElement | None = None  # the same for many callers at once, see `gathered.py`
     planned_once: bool = False  # since one plan is good for everybody, however much they have
     deadline: float = DEADLINE  # seconds
-    on_sqlite: ClauseElement | None = None  # the statement there, if it is another
-    on_citus: ClauseElement | None = None  # the same
-    raises: ClauseElement | None = None  # what SQLite runs before it, in one transaction
-    then: ClauseElement | None = None  # and after it
+    on_sqlite: sa.ClauseElement | None = None  # the statement there, if it is another
+    on_citus: sa.ClauseElement | None = None  # the same
+    raises: sa.ClauseElement | None = None  # what SQLite runs before it, in one transaction
+    then: sa.ClauseElement | None = None  # and after it
     each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
 
 
@@ -83,8 +66,9 @@ def fingerprint(new: TaskCreate) -> str:
 
 # ---- one task
 
-_now = bindparam("now", type_=task.updated_at.type)
-TOGGLED = {"completed": not_(task.completed), "completed_at": case((not_(task.completed), _now))}
+_now = sa.bindparam("now", type_=task.updated_at.type)
+_toggled = sa.not_(task.completed)
+TOGGLED = {"completed": _toggled, "completed_at": sa.case((_toggled, _now))}
 TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
@@ -92,19 +76,19 @@ _again = {"idempotency_replays": task.idempotency_replays + 1}
 _insert = insert(TASK).values(
     position=MadePosition(),
     **FRESH,
-    **{column: bindparam(name) for column, name in MADE_OF.items()},
+    **{column: sa.bindparam(name) for column, name in MADE_OF.items()},
 )
 _create = _insert.returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _create_once(by_uid: bool, by_key: bool) -> ClauseElement:
+def _create_once(by_uid: bool, by_key: bool) -> sa.ClauseElement:
     """Return the create that makes one task however often it comes."""
-    values: dict[str, Any] = {"idempotency_fingerprint": bindparam("fingerprint")}
+    values: dict[str, Any] = {"idempotency_fingerprint": sa.bindparam("fingerprint")}
     if by_uid:
-        values["uid"] = bindparam("new_uid")
+        values["uid"] = sa.bindparam("new_uid")
     if by_key:
-        values["idempotency_key"] = bindparam("key")
+        values["idempotency_key"] = sa.bindparam("key")
     once = _insert.values(values)
     if by_uid:
         once = once.on_conflict_do_update(index_elements=[task.user_id, task.uid], set_=_again)
@@ -124,13 +108,13 @@ class Target(NamedTuple):
     guarded: bool = False  # by `If-Match`
     trash: bool = False  # also there
 
-    def found(self) -> ColumnElement[bool]:
+    def found(self) -> sa.ColumnElement[bool]:
         """Return the condition."""
         column = task[self.key.removeprefix("task_")]
-        guard = one_of(task.version, bindparam("versions", type_=NumberList))
-        return and_(
+        guard = one_of(task.version, sa.bindparam("versions", type_=NumberList))
+        return sa.and_(
             OWNED,
-            column == bindparam(self.key),
+            column == sa.bindparam(self.key),
             *([] if self.trash else [by_key(LIVE)]),
             *([guard] if self.guarded else []),
         )
@@ -140,7 +124,7 @@ _GATHERED = Target("task_id")
 
 
 _create_all = (
-    _insert.values({column: bindparam(name) for column, name in ONCE.items()})
+    _insert.values({column: sa.bindparam(name) for column, name in ONCE.items()})
     .on_conflict_do_update(**UNLESS_OTHER)
     .returning(*ROW)
 )
@@ -223,62 +207,64 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
 
 
 @lru_cache(maxsize=32)
-def _read(one: Target) -> ClauseElement:
-    return select(*ROW).where(one.found())
+def _read(one: Target) -> sa.ClauseElement:
+    return sa.select(*ROW).where(one.found())
 
 
 @lru_cache(maxsize=32)
-def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> ClauseElement:
-    may = true() if ruled else settled(fields)
+def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> sa.ClauseElement:
+    may = sa.true() if ruled else settled(fields)
     return changed_one(one, set_clause(fields) | TOUCHED).where(may).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _toggle(one: Target) -> ClauseElement:
+def _toggle(one: Target) -> sa.ClauseElement:
     may = settled({"completed"})
     return changed_one(one, TOGGLED | TOUCHED).where(may).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _trash(one: Target) -> ClauseElement:
-    trashed = {"deleted_at": _now, "idempotency_key": null()}
+def _trash(one: Target) -> sa.ClauseElement:
+    trashed = {"deleted_at": _now, "idempotency_key": sa.null()}
     return changed_one(one, trashed | TOUCHED).returning(*ROW)
 
 
-def changed_one(one: Target, values: dict[str, Any]) -> Update:
+def changed_one(one: Target, values: dict[str, Any]) -> sa.Update:
     """Return the statement that sets `values` of one task, at the user's new position."""
-    found = and_(one.found(), task.user_id == MOVED.c.user_id)
-    return update(TASK).where(found).values(values)
+    found = sa.and_(one.found(), task.user_id == MOVED.c.user_id)
+    return sa.update(TASK).where(found).values(values)
 
 
 @lru_cache(maxsize=32)
-def _purge_there(one: Target) -> ClauseElement:
-    return delete(TASK).where(one.found()).returning(*ROW)
+def _purge_there(one: Target) -> sa.ClauseElement:
+    return sa.delete(TASK).where(one.found()).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _purge(one: Target) -> ClauseElement:
+def _purge(one: Target) -> sa.ClauseElement:
     deleted = _deleted(one.found())
-    return select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
+    return sa.select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
 
 
-def purging(found: ColumnElement[bool], moved: Any = MOVED) -> tuple[ClauseElement, ClauseElement]:
+def purging(
+    found: sa.ColumnElement[bool], moved: Any = MOVED
+) -> tuple[sa.ClauseElement, sa.ClauseElement]:
     """Return what deletes all that is found for good, and the same for SQLite."""
     deleted = _deleted(found, moved)
-    counted = select(func.count()).select_from(deleted).add_cte(_buried(deleted))
-    return counted, delete(TASK).where(found)
+    counted = sa.select(sa.func.count()).select_from(deleted).add_cte(_buried(deleted))
+    return counted, sa.delete(TASK).where(found)
 
 
-def _deleted(found: ColumnElement[bool], moved: Any = MOVED) -> Any:
+def _deleted(found: sa.ColumnElement[bool], moved: Any = MOVED) -> Any:
     """Return the step that deletes for good. SQLite needs no more than that: a trigger buries."""
-    which = and_(found, task.user_id == moved.c.user_id)
-    return delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
+    which = sa.and_(found, task.user_id == moved.c.user_id)
+    return sa.delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
 
 
 def _buried(deleted: Any) -> Any:
     """Return the step that writes down what was deleted for good."""
     told = ("user_id", "id", "uid", "position")
-    rows = select(*(deleted.c[name] for name in told), _now)
+    rows = sa.select(*(deleted.c[name] for name in told), _now)
     return insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
 
 
@@ -291,17 +277,19 @@ def named(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[st
 
 def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
     """Return the SET clause for `fields`."""
-    changes: dict[str, Any] = {name: bindparam("new_" + name) for name in fields}
+    changes: dict[str, Any] = {name: sa.bindparam("new_" + name) for name in fields}
     for name in {"title", "description"}.intersection(fields):
-        changes[name + "_folded"] = bindparam(name + "_folded")
+        changes[name + "_folded"] = sa.bindparam(name + "_folded")
     if "completed" in fields:
-        since = func.coalesce(task.completed_at, _now)
-        changes["completed_at"] = case((bindparam("new_completed", type_=Boolean()), since))
+        since = sa.func.coalesce(task.completed_at, _now)
+        changes["completed_at"] = sa.case(
+            (sa.bindparam("new_completed", type_=sa.Boolean()), since)
+        )
     if changes.pop("deleted", None) is not None:
-        since = func.coalesce(task.deleted_at, _now)
-        trashed = bindparam("new_deleted", type_=Boolean())
-        changes["deleted_at"] = case((trashed, since))
-        changes["idempotency_key"] = case((not_(trashed), task.idempotency_key))
+        since = sa.func.coalesce(task.deleted_at, _now)
+        trashed = sa.bindparam("new_deleted", type_=sa.Boolean())
+        changes["deleted_at"] = sa.case((trashed, since))
+        changes["idempotency_key"] = sa.case((sa.not_(trashed), task.idempotency_key))
     return changes
 
 
@@ -405,46 +393,46 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     return Query(_count(shape_of(wanted)), values, repeatable=True)
 
 
-_at_position = select(feed.position).where(feed.user_id == OWNER)
+_at_position = sa.select(feed.position).where(feed.user_id == OWNER)
 
 
-def _making_position(row: Any) -> ClauseElement:
+def _making_position(row: Any) -> sa.ClauseElement:
     columns = ["user_id", "position", "forgotten"]
     return insert(FEED).from_select(columns, row).on_conflict_do_nothing()
 
 
 _make_position = _making_position(
-    select(OWNER, literal(1), literal(0)).where(select(task.id).where(OWNED).exists())
+    sa.select(OWNER, sa.literal(1), sa.literal(0)).where(sa.select(task.id).where(OWNED).exists())
 )
 # From a row of the user's shard: else Citus counts a row also where there was one.
 _make_position_there = _making_position(
-    select(task.user_id, literal(1), literal(0)).where(OWNED).limit(1)
+    sa.select(task.user_id, sa.literal(1), sa.literal(0)).where(OWNED).limit(1)
 )
-_position = func.coalesce(_at_position.scalar_subquery(), 1).label("position")
+_position = sa.func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
 
 @lru_cache(maxsize=32)
 def _list(
     shape: Shape, sort: tuple[str, ...], going_on: bool, *, skipping: bool, certain: bool
-) -> ClauseElement:
+) -> sa.ClauseElement:
     # Counted apart: a count over the rows of the page would read all of every match.
-    total = select(func.count()).where(matching(shape)).scalar_subquery().label("total")
+    total = sa.select(sa.func.count()).where(matching(shape)).scalar_subquery().label("total")
     page = (
-        select(*ROW)
-        .where(matching(shape), *([task.id < bindparam("before")] if going_on else []))
+        sa.select(*ROW)
+        .where(matching(shape), *([task.id < sa.bindparam("before")] if going_on else []))
         .order_by(*order_by(sort, task))
-        .limit(bindparam("limit", type_=BigInteger()))
+        .limit(sa.bindparam("limit", type_=sa.BigInteger()))
     )
     if not certain:
         return page.add_columns(total, _position)
     # Nor is a page looked for that the count says is empty.
-    known = select(total, _position).cte("known")
+    known = sa.select(total, _position).cte("known")
     page = page.add_columns(task.title_folded, task.description_folded)
-    beyond: Any = bindparam("offset") if skipping else 0
-    page = page.where(select(known.c.total).scalar_subquery() > beyond)
-    shown = (page.offset(bindparam("offset")) if skipping else page).subquery()
-    rows = select(*(shown.c[column.name] for column in ROW), *known.c)
-    return rows.select_from(known.outerjoin(shown, true())).order_by(*order_by(sort, shown.c))
+    beyond: Any = sa.bindparam("offset") if skipping else 0
+    page = page.where(sa.select(known.c.total).scalar_subquery() > beyond)
+    shown = (page.offset(sa.bindparam("offset")) if skipping else page).subquery()
+    rows = sa.select(*(shown.c[column.name] for column in ROW), *known.c)
+    return rows.select_from(known.outerjoin(shown, sa.true())).order_by(*order_by(sort, shown.c))
 
 
 @lru_cache(maxsize=32)
@@ -453,26 +441,26 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], ruled: boo
     touched = TOUCHED | {"position": moved.c.position}
     if not ruled:
         touched["version"] = random_number() * or_nothing(settled(fields))
-    found = and_(matching(shape), task.user_id == moved.c.user_id)
-    return update(TASK).where(found).values(set_clause(fields) | touched)
+    found = sa.and_(matching(shape), task.user_id == moved.c.user_id)
+    return sa.update(TASK).where(found).values(set_clause(fields) | touched)
 
 
 @lru_cache(maxsize=32)
-def _purge_all(shape: Shape, guarded: bool) -> tuple[ClauseElement, ClauseElement]:
+def _purge_all(shape: Shape, guarded: bool) -> tuple[sa.ClauseElement, sa.ClauseElement]:
     return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 
 @lru_cache(maxsize=32)
-def _count(shape: Shape) -> ClauseElement:
+def _count(shape: Shape) -> sa.ClauseElement:
     counts = [
-        func.count().filter(condition).label(name)
+        sa.func.count().filter(condition).label(name)
         for name, condition in (
             ("completed", task.completed),
-            ("pending", not_(task.completed)),
+            ("pending", sa.not_(task.completed)),
             ("overdue", overdue()),
         )
     ]
-    return select(func.count().label("total"), *counts).where(matching(shape))
+    return sa.select(sa.func.count().label("total"), *counts).where(matching(shape))
 
 
 def shape_of(wanted: TaskFilter) -> Shape:

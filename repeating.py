@@ -10,20 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
-import sqlalchemy
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    ClauseElement,
-    Text,
-    Update,
-    bindparam,
-    case,
-    false,
-    func,
-    select,
-    true,
-)
+import sqlalchemy as sa
 
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import insert
@@ -82,7 +69,7 @@ def read_rules(owner: str, wanted: TaskFilter, change: TaskUpdate) -> Query:
 
 def with_next(query: Query, nexts: Nexts) -> Query:
     """The same change, with the next tasks: only while what they follow from is as it was read."""
-    if not isinstance(query.statement, Update):  # a change of nothing
+    if not isinstance(query.statement, sa.Update):  # a change of nothing
         return query
     values = {**query.parameters, "nexts": nexts, "repeating": list(nexts)}
     together, there = _with_next(query.statement)
@@ -92,18 +79,20 @@ def with_next(query: Query, nexts: Nexts) -> Query:
 # ---- as SQL
 
 task = TASK.c
-_now = bindparam("now", type_=task.updated_at.type)
-_repeats = one_of(task.id, bindparam("repeating", type_=NumberList))
-_mark = func.coalesce(task.repeated_at, case((_repeats, _now)))
-_pair = sqlalchemy.column("key", Text()), sqlalchemy.column("value", JSON())
-_new: Any = func.json_each(bindparam("nexts", type_=JSON())).table_valued(*_pair, name="new")
+_now = sa.bindparam("now", type_=task.updated_at.type)
+_repeats = one_of(task.id, sa.bindparam("repeating", type_=NumberList))
+_mark = sa.func.coalesce(task.repeated_at, sa.case((_repeats, _now)))
+_pair = sa.column("key", sa.Text()), sa.column("value", sa.JSON())
+_new: Any = sa.func.json_each(sa.bindparam("nexts", type_=sa.JSON())).table_valued(
+    *_pair, name="new"
+)
 
 
 @lru_cache(maxsize=32)
-def _read_rules(shape: Shape, every: bool) -> ClauseElement:
+def _read_rules(shape: Shape, every: bool) -> sa.ClauseElement:
     columns = (task[name] for name in FOLLOWED)
-    ruled = true() if every else task.recurrence.is_not(None)
-    return select(*columns).where(matching(shape), ruled)
+    ruled = sa.true() if every else task.recurrence.is_not(None)
+    return sa.select(*columns).where(matching(shape), ruled)
 
 
 def _next(old: Any) -> Any:
@@ -112,13 +101,13 @@ def _next(old: Any) -> Any:
         **{name: old.c[name] for name in _SAME},
         **{name: _new.c.value[place].as_string() for place, name in enumerate(_OWN)},
         **FRESH,
-        "completed": false(),
+        "completed": sa.false(),
         "created_at": _now,
         "updated_at": _now,
     }
     # Only the owner's tasks are read, and so marked.
-    this = old.c.id == sqlalchemy.cast(_new.c.key, BigInteger)
-    rows = select(*values.values()).where(this, old.c.repeated_at == _now)
+    this = old.c.id == sa.cast(_new.c.key, sa.BigInteger)
+    rows = sa.select(*values.values()).where(this, old.c.repeated_at == _now)
     made = insert(TASK).from_select(list(values), rows, include_defaults=False)
     return made.on_conflict_do_nothing(index_elements=[task.user_id, task.uid])
 
@@ -127,7 +116,7 @@ _next_there = _next(TASK)  # a statement of its own on SQLite, which has no step
 
 
 @lru_cache(maxsize=64)
-def _with_next(change: Update) -> tuple[ClauseElement, Update]:
+def _with_next(change: sa.Update) -> tuple[sa.ClauseElement, sa.Update]:
     """Return a change, whose last step makes the next tasks; and the change that SQLite makes.
 
     What comes back is what the change returns, or else how many tasks it has touched.
@@ -135,5 +124,5 @@ def _with_next(change: Update) -> tuple[ClauseElement, Update]:
     marked, returned = change.values(repeated_at=_mark), change.exported_columns
     more = (column for column in task if column.name not in returned)
     old = marked.returning(*more).cte("changed")
-    shown: Any = [old.c[str(column.key)] for column in returned] or [func.count()]
-    return select(*shown).select_from(old).add_cte(_next(old).cte("made")), marked
+    shown: Any = [old.c[str(column.key)] for column in returned] or [sa.func.count()]
+    return sa.select(*shown).select_from(old).add_cte(_next(old).cte("made")), marked
