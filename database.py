@@ -178,7 +178,7 @@ class Database:
         """
         if self._pending >= QUEUE:
             raise Unavailable("Too many requests are waiting for the database.")
-        there = query.on_citus if self.distributed else query.on_sqlite if self._file else None
+        there = query.on_sqlite if self._file else None
         compiled = self._compiled(query.statement if there is None else there)
         self._pending += 1
         try:

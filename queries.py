@@ -45,7 +45,6 @@ class Query(NamedTuple):
     planned_once: bool = False  # since one plan is good for everybody, however much they have
     deadline: float = DEADLINE  # seconds
     on_sqlite: sa.ClauseElement | None = None  # the statement there, if it is another
-    on_citus: sa.ClauseElement | None = None  # the same
     raises: sa.ClauseElement | None = None  # what SQLite runs before it, in one transaction
     then: sa.ClauseElement | None = None  # and after it
     each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
@@ -67,8 +66,6 @@ def fingerprint(new: TaskCreate) -> str:
 # ---- one task
 
 _now = sa.bindparam("now", type_=task.updated_at.type)
-_toggled = sa.not_(task.completed)
-TOGGLED = {"completed": _toggled, "completed_at": sa.case((_toggled, _now))}
 TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
@@ -89,15 +86,12 @@ def _create_once(by_uid: bool, by_key: bool) -> sa.ClauseElement:
         values["uid"] = sa.bindparam("new_uid")
     if by_key:
         values["idempotency_key"] = sa.bindparam("key")
-    once = _insert.values(values)
-    if by_uid:
-        once = once.on_conflict_do_update(index_elements=[task.user_id, task.uid], set_=_again)
-    else:
-        once = once.on_conflict_do_update(
-            index_elements=[task.user_id, task.idempotency_key],
-            index_where=task.idempotency_key.is_not(None),
-            set_=_again,
-        )
+    key = task.uid if by_uid else task.idempotency_key
+    once = _insert.values(values).on_conflict_do_update(
+        index_elements=[task.user_id, key],
+        index_where=None if by_uid else key.is_not(None),
+        set_=_again,
+    )
     return once.returning(*ROW, task.idempotency_replays, task.idempotency_fingerprint)
 
 
@@ -198,12 +192,11 @@ def toggle_task(owner: str, ref: Ref, versions: Versions = None) -> Query:
 
 def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: bool = False) -> Query:
     """The task as it is in the trash now; gone for good, also from there, as it last was."""
-    key, values = named(owner, ref, versions)
-    one = Target(key, versions is not None, trash=forever)
-    values["now"] = now()
     if not forever:
-        return Query(_trash(one), values, raises=RAISE)
-    return Query(_purge(one), values, on_sqlite=_purge_there(one), raises=RAISE)
+        return update_task(owner, ref, TaskUpdate(deleted=True), versions)
+    key, values = named(owner, ref, versions)
+    purge, there = _purge(Target(key, versions is not None, trash=True))
+    return Query(purge, values | {"now": now()}, on_sqlite=there, raises=RAISE)
 
 
 @lru_cache(maxsize=32)
@@ -213,59 +206,43 @@ def _read(one: Target) -> sa.ClauseElement:
 
 @lru_cache(maxsize=32)
 def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> sa.ClauseElement:
-    may = sa.true() if ruled else settled(fields)
-    return changed_one(one, set_clause(fields) | TOUCHED).where(may).returning(*ROW)
+    return _changed(one, set_clause(fields), sa.true() if ruled else settled(fields))
 
 
 @lru_cache(maxsize=32)
 def _toggle(one: Target) -> sa.ClauseElement:
-    may = settled({"completed"})
-    return changed_one(one, TOGGLED | TOUCHED).where(may).returning(*ROW)
+    toggled = sa.not_(task.completed)
+    values = {"completed": toggled, "completed_at": sa.case((toggled, _now))}
+    return _changed(one, values, settled({"completed"}))
+
+
+def _changed(one: Target, values: dict[str, Any], may: sa.ColumnElement[bool]) -> sa.ClauseElement:
+    found = sa.and_(one.found(), task.user_id == MOVED.c.user_id, may)
+    return sa.update(TASK).where(found).values(values | TOUCHED).returning(*ROW)
 
 
 @lru_cache(maxsize=32)
-def _trash(one: Target) -> sa.ClauseElement:
-    trashed = {"deleted_at": _now, "idempotency_key": sa.null()}
-    return changed_one(one, trashed | TOUCHED).returning(*ROW)
-
-
-def changed_one(one: Target, values: dict[str, Any]) -> sa.Update:
-    """Return the statement that sets `values` of one task, at the user's new position."""
-    found = sa.and_(one.found(), task.user_id == MOVED.c.user_id)
-    return sa.update(TASK).where(found).values(values)
-
-
-@lru_cache(maxsize=32)
-def _purge_there(one: Target) -> sa.ClauseElement:
-    return sa.delete(TASK).where(one.found()).returning(*ROW)
-
-
-@lru_cache(maxsize=32)
-def _purge(one: Target) -> sa.ClauseElement:
-    deleted = _deleted(one.found())
-    return sa.select(*(deleted.c[column.name] for column in ROW)).add_cte(_buried(deleted))
+def _purge(one: Target) -> tuple[sa.ClauseElement, sa.ClauseElement]:
+    return purging(one.found(), shown=True)
 
 
 def purging(
-    found: sa.ColumnElement[bool], moved: Any = MOVED
+    found: sa.ColumnElement[bool], moved: Any = MOVED, *, shown: bool = False
 ) -> tuple[sa.ClauseElement, sa.ClauseElement]:
-    """Return what deletes all that is found for good, and the same for SQLite."""
-    deleted = _deleted(found, moved)
-    counted = sa.select(sa.func.count()).select_from(deleted).add_cte(_buried(deleted))
-    return counted, sa.delete(TASK).where(found)
-
-
-def _deleted(found: sa.ColumnElement[bool], moved: Any = MOVED) -> Any:
-    """Return the step that deletes for good. SQLite needs no more than that: a trigger buries."""
+    """Return what deletes all that is found for good, shown or else counted, and writes it down;
+    and the same for SQLite, where a trigger does that.
+    """
     which = sa.and_(found, task.user_id == moved.c.user_id)
-    return sa.delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
-
-
-def _buried(deleted: Any) -> Any:
-    """Return the step that writes down what was deleted for good."""
+    deleted = sa.delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
     told = ("user_id", "id", "uid", "position")
     rows = sa.select(*(deleted.c[name] for name in told), _now)
-    return insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
+    buried = insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
+    columns = [deleted.c[column.name] for column in ROW] if shown else [sa.func.count()]
+    there = sa.delete(TASK).where(found)
+    return (
+        sa.select(*columns).select_from(deleted).add_cte(buried),
+        there.returning(*ROW) if shown else there,
+    )
 
 
 def named(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[str, Any]]:
@@ -320,7 +297,7 @@ def make_position(owner: str) -> Query:
 
     So it is where a version that knew none has made the tasks, during a rolling update.
     """
-    return Query(_make_position, {"owner": owner}, on_citus=_make_position_there)
+    return Query(_make_position, {"owner": owner})
 
 
 def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query:
@@ -394,19 +371,10 @@ def count_tasks(owner: str, wanted: TaskFilter) -> Query:
 
 
 _at_position = sa.select(feed.position).where(feed.user_id == OWNER)
-
-
-def _making_position(row: Any) -> sa.ClauseElement:
-    columns = ["user_id", "position", "forgotten"]
-    return insert(FEED).from_select(columns, row).on_conflict_do_nothing()
-
-
-_make_position = _making_position(
-    sa.select(OWNER, sa.literal(1), sa.literal(0)).where(sa.select(task.id).where(OWNED).exists())
-)
 # From a row of the user's shard: else Citus counts a row also where there was one.
-_make_position_there = _making_position(
-    sa.select(task.user_id, sa.literal(1), sa.literal(0)).where(OWNED).limit(1)
+_row = sa.select(task.user_id, sa.literal(1), sa.literal(0)).where(OWNED).limit(1)
+_make_position = (
+    insert(FEED).from_select(["user_id", "position", "forgotten"], _row).on_conflict_do_nothing()
 )
 _position = sa.func.coalesce(_at_position.scalar_subquery(), 1).label("position")
 
