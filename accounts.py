@@ -27,7 +27,7 @@ from starlette.datastructures import Address
 
 from database import Database
 from engines import BULK_DEADLINE
-from errors import ApiError, InvalidInput, Unauthorized, Unavailable, field_error
+from errors import ApiError, Unauthorized, Unavailable, invalid
 from models import ACCOUNT, FAILED_LOGIN, Account
 from queries import Query, now
 
@@ -87,7 +87,7 @@ class Accounts:
         )
         if (await self._run(Query(_create, new.model_dump()))).touched:
             return new
-        raise InvalidInput([field_error("body", "email", "has an account already")], 409)
+        raise invalid("body", "email", "has an account already", 409)
 
     async def read(self, user_id: str) -> Account:
         """Return the account, or raise 401: whoever it was has none any more."""

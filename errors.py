@@ -122,6 +122,11 @@ def field_error(where: str, field: str, message: str) -> dict[str, str]:
     return {"field": field, "message": message, "in": where}
 
 
+def invalid(where: str, field: str, message: str, status: int = 422) -> InvalidInput:
+    """Return the refusal of one field."""
+    return InvalidInput([field_error(where, field, message)], status)
+
+
 def from_pydantic(
     where: str, errors: Iterable[Mapping[str, Any]], name: str = ""
 ) -> list[dict[str, str]]:

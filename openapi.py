@@ -13,16 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from errors import (
-    ApiError,
-    InvalidInput,
-    Problem,
-    Unauthorized,
-    Unavailable,
-    content,
-    field_error,
-    title,
-)
+from errors import ApiError, Problem, Unauthorized, Unavailable, content, invalid, title
 from schemas import UNDOCUMENTED
 
 Json = dict[str, Any]
@@ -108,7 +99,7 @@ _REFUSALS: Final = (
     Unauthorized(),
     ApiError(403, "The token is for another user."),
     ApiError(404, "There is no task 7."),
-    InvalidInput([field_error("body", "uid", "is that of another task")], 409),
+    invalid("body", "uid", "is that of another task", 409),
     ApiError(410, "What has changed since then is no longer known; begin again at 0."),
     ApiError(412, "The task has changed since; read it again."),
     ApiError(413, "The body is larger than 256 KiB."),
@@ -118,7 +109,7 @@ _REFUSALS: Final = (
         "Too many tries failed for this e-mail; wait before the next.",
         headers={"Retry-After": "1"},
     ),
-    InvalidInput([field_error("body", "title", "must be 1 to 200 characters")]),
+    invalid("body", "title", "must be 1 to 200 characters"),
     ApiError(500, "Something went wrong on the server; it has been logged."),
     Unavailable(),
 )

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from engines import BULK_DEADLINE
 from engines.spelling import one_of
-from errors import InvalidInput, field_error
+from errors import invalid
 from filters import Shape, matching
 from gathered import FRESH
 from models import TASK, NumberList
@@ -48,7 +48,7 @@ def nexts_of(tasks: Iterable[Mapping[str, Any]], change: TaskUpdate) -> Nexts:
             check(rule, due_date)
         except ValueError as error:
             field = "recurrence" if "recurrence" in sent else "due_date"
-            raise InvalidInput([field_error("body", field, str(error))]) from None
+            raise invalid("body", field, str(error)) from None
         completes = change.completed and not task["completed"]
         if completes and (found := following(rule, due_date, remind_at, repeat_from, today)):
             nexts[task["id"]] = (next_uid(task), *found)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Header
 from pydantic import WithJsonSchema
 
-from errors import InvalidInput, field_error
+from errors import invalid
 from queries import Positions, Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -67,7 +67,7 @@ async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = 
     if if_none_match is None:
         return allowed
     if if_none_match.strip() != "*":
-        raise InvalidInput([field_error("header", "If-None-Match", "must be * on a change")])
+        raise invalid("header", "If-None-Match", "must be * on a change")
     return _NEVER
 
 
@@ -99,7 +99,5 @@ def not_modified(if_none_match: str | None, etag: str) -> bool:
 
 def _tags(header: str, value: str) -> list[tuple[str, str]]:
     if not _LIST.fullmatch(value):
-        raise InvalidInput(
-            [field_error("header", header, 'must be * or a list of entity tags like "7"')]
-        )
+        raise invalid("header", header, 'must be * or a list of entity tags like "7"')
     return _TAG.findall(value)  # not split at commas: a tag may hold one

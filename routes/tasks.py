@@ -16,7 +16,7 @@ import queries
 from auth import Owner
 from database import Database
 from engines import BULK_DEADLINE
-from errors import ApiError, Conflict, InvalidInput, Unavailable, field_error
+from errors import ApiError, Conflict, Unavailable, invalid
 from fields import IdempotencyKey, TaskRef
 from models import ROW
 from openapi import headers, operation_id, refusals
@@ -76,6 +76,7 @@ BAD_BODY = refusals(400, 413, 415)
 WRITTEN = {200: headers("ETag", "Link"), **refusals(404, 412), **BAD_BODY}
 _RECURRENCE: Final = [column.name for column in ROW].index("recurrence")
 _CHANGED: Final = "The list has changed since; read it again."
+_TAKEN: Final = "is that of another task"
 _BUSY_KEY: Final = "was used before with another body"
 
 
@@ -150,28 +151,28 @@ def build_router(
         try:
             rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
         except Conflict:  # the key has made a task with another uid
-            raise InvalidInput([field_error("header", "Idempotency-Key", _BUSY_KEY)]) from None
+            raise invalid("header", "Idempotency-Key", _BUSY_KEY) from None
         row, replayed = rows[0], {}
         if len(row) > len(ROW) and row[-2]:
             replayed = {"Idempotency-Replayed": "true"}
             if row[-1] != queries.fingerprint(new):
                 if new.uid is not None:
-                    raise _taken("uid")
-                raise InvalidInput([field_error("header", "Idempotency-Key", _BUSY_KEY)])
+                    raise invalid("body", "uid", _TAKEN, 409)
+                raise invalid("header", "Idempotency-Key", _BUSY_KEY)
         headers = {"Location": f"{whose.url}/{row[0]}", **replayed}
         return task_answer(row, whose, status=201, headers=headers)
 
     async def _create_all(whose: Owner, new: list[TaskCreate], key: str | None) -> Response:
         if key is not None:
             detail = "is for one task; what makes an array safe to repeat is a uid in each"
-            raise InvalidInput([field_error("header", "Idempotency-Key", detail)])
+            raise invalid("header", "Idempotency-Key", detail)
         chosen = [one.uid for one in new if one.uid is not None]
         if len(set(chosen)) < len(chosen):
-            raise InvalidInput([field_error("body", "uid", "must not repeat in an array")])
+            raise invalid("body", "uid", "must not repeat in an array")
         try:
             rows, _ = await database.run(queries.create_tasks(whose.user_id, new))
         except Conflict:
-            raise _taken("uid") from None
+            raise invalid("body", "uid", _TAKEN, 409) from None
         return json_answer([task_fields(row, whose) for row in rows], 201)
 
     @router.patch("", response_model=Updated, responses={**BAD_BODY, **refusals(412)})
@@ -347,10 +348,6 @@ def build_router(
 
 def _changed() -> ApiError:
     return ApiError(412, "The task has changed since; read it again.")
-
-
-def _taken(field: str) -> ApiError:
-    return InvalidInput([field_error("body", field, "is that of another task")], 409)
 
 
 def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[str, str]:
