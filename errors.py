@@ -6,15 +6,15 @@
         ├── InvalidInput  422   names the field and the rule
         └── Unavailable   503   the database is away or overloaded; carries Retry-After
 
-`install` hands them, and all that FastAPI and Starlette raise, to one writer.
+`HANDLERS` gives them, and all that FastAPI and Starlette raise, to one writer.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -115,7 +115,7 @@ def rule(error: Mapping[str, Any]) -> str:
     return message[:1].lower() + message[1:]
 
 
-def field_error(where: str, field: str, message: str) -> dict[str, str]:
+def _field_error(where: str, field: str, message: str) -> dict[str, str]:
     """Return one entry of a problem's `errors`; `where` is body, path, query or header."""
     # An unknown field is named by the client: keep the answer short and valid Unicode.
     field = field.encode("utf-8", "backslashreplace").decode()[:100]
@@ -124,7 +124,7 @@ def field_error(where: str, field: str, message: str) -> dict[str, str]:
 
 def invalid(where: str, field: str, message: str, status: int = 422) -> InvalidInput:
     """Return the refusal of one field."""
-    return InvalidInput([field_error(where, field, message)], status)
+    return InvalidInput([_field_error(where, field, message)], status)
 
 
 def from_pydantic(
@@ -137,13 +137,13 @@ def from_pydantic(
 def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
     if where != "query" or not error["loc"]:
         place = ".".join(str(part) for part in error["loc"] if part not in _UNSEEN)
-        return field_error(where, name or place or where, rule(error))
+        return _field_error(where, name or place or where, rule(error))
     message = rule(error)
     if error["type"] == "extra_forbidden":
         message = "is not a parameter of this call, or another spelling of it is there too"
     elif isinstance(error["input"], list) and "" not in error["input"]:  # that is wrong itself
         message = "must be given only once"
-    return field_error(where, str(error["loc"][0]), message)
+    return _field_error(where, str(error["loc"][0]), message)
 
 
 def content(error: ApiError, request_id: str) -> dict[str, Any]:
@@ -188,6 +188,4 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
     return problem(request, ApiError(exc.status_code, detail))
 
 
-def install(app: FastAPI) -> None:
-    """Give `app` the handlers of this module."""
-    app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
+HANDLERS: Final = {HTTPException: _http_exception}  # what the app is made with

@@ -217,6 +217,7 @@ def create_app(settings: Settings) -> FastAPI:
             **dict.fromkeys(("auto_configure", "tracing", "metrics", "logs"), telemetry),
             "exclude": has_token,
         },
+        exception_handlers=errors.HANDLERS,
         redirect_slashes=False,
         middleware=[Middleware(Envelope, cors=cors, door=door, short=short, lines=lines)],
         routes=[  # not include_router, which matches every request twice
@@ -225,7 +226,6 @@ def create_app(settings: Settings) -> FastAPI:
             *build_mcp(owners, settings.auth_issuer, cors, own, named),
         ],
     )
-    errors.install(app)
 
     if owners.tokens and owners.tokens.accounts:
         from routes.accounts import build_accounts_router
