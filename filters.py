@@ -15,20 +15,9 @@ from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, 
 from sqlalchemy.types import Boolean
 from sqlmodel.sql.sqltypes import UTCDateTime
 
+import fields
 from engines.spelling import contains, has_tags, is_set, one_of, tag_lines, timestamp_text
-from fields import (
-    DAY,
-    DUE_BOUND,
-    Description,
-    DueDate,
-    Order,
-    Priority,
-    RemindAt,
-    RepeatFrom,
-    Tag,
-    TaskId,
-    broken,
-)
+from fields import DAY, DUE_BOUND, Description, DueDate, Order, Priority, RemindAt, TaskId, broken
 from models import PRIORITIES, TASK, NumberList, TextList
 from positions import OWNER
 
@@ -105,7 +94,7 @@ Flag = Annotated[
 ]
 Folded = Annotated[Description, AfterValidator(str.casefold)]
 _Rule = Annotated[Description, AfterValidator(lambda rule: rule or None)]
-_OneTag = Annotated[Tag, AfterValidator(lambda tag: [tag])]
+_OneTag = Annotated[fields.Tag, AfterValidator(lambda tag: [tag])]
 _Number = Annotated[Order, BeforeValidator(_number)]
 DueFrom = Annotated[DueDate, AfterValidator(_due_from), DUE_BOUND]
 DueUntil = Annotated[DueDate, AfterValidator(_due_until), DUE_BOUND]
@@ -133,7 +122,7 @@ FIELDS: Final[dict[str, tuple[Any, Any, Any, Any]]] = {
     "due_date": (DueDate, DueFrom, DueUntil, Description),
     "remind_at": (RemindAt, DueFrom, DueUntil, Description),
     "recurrence": (_Rule, _Rule, _Rule, Description),
-    "repeat_from": (RepeatFrom, RepeatFrom, RepeatFrom, Description),
+    "repeat_from": (fields.RepeatFrom, fields.RepeatFrom, fields.RepeatFrom, Description),
     "tags": (_OneTag, None, None, Description),
     "order": (_Number, _Number, _Number, None),
     "created_at": _Moment,

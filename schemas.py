@@ -7,6 +7,7 @@ the bodies; their values arrive as text.
 from datetime import datetime
 from functools import cached_property
 from itertools import zip_longest
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
@@ -27,36 +28,10 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 import fields
+import filters
 import recurrence
-from fields import (
-    MAX_ID,
-    PLAIN_DECIMAL,
-    SHOWN_DUE_DATE,
-    Description,
-    DueDate,
-    Order,
-    Priority,
-    Recurrence,
-    RemindAt,
-    RepeatFrom,
-    Tags,
-    TaskId,
-    Title,
-    Uid,
-    broken,
-)
-from filters import (
-    SORTABLE,
-    AsList,
-    ByField,
-    Condition,
-    DueFrom,
-    DueUntil,
-    Flag,
-    Folded,
-    Where,
-    ranks,
-)
+from fields import MAX_ID, PLAIN_DECIMAL, TaskId, broken
+from filters import SORTABLE, AsList, ByField, DueFrom, DueUntil, Flag, Folded, Where, ranks
 
 READ_ONLY: Final = frozenset(
     {"id", "etag", "url", "user_id", "completed_at", "created_at", "updated_at"}
@@ -90,18 +65,18 @@ class TaskCreate(Body):
 
     model_config = example(title="Buy milk", due_date="2026-11-21", tags=["shopping"])
 
-    title: Title
-    description: Description | None = None
+    title: fields.Title
+    description: fields.Description | None = None
     completed: bool = False
-    priority: Priority = "none"
-    due_date: DueDate | None = None
-    remind_at: RemindAt | None = None
-    recurrence: Recurrence | None = None
-    repeat_from: RepeatFrom = "due"
-    tags: Tags = []
-    order: Order | None = None
+    priority: fields.Priority = "none"
+    due_date: fields.DueDate | None = None
+    remind_at: fields.RemindAt | None = None
+    recurrence: fields.Recurrence | None = None
+    repeat_from: fields.RepeatFrom = "due"
+    tags: fields.Tags = []
+    order: fields.Order | None = None
     deleted: bool = False
-    uid: Uid | None = None
+    uid: fields.Uid | None = None
 
     @field_validator("recurrence")
     @classmethod
@@ -133,16 +108,16 @@ class TaskUpdate(Body):
     read_only: ClassVar = READ_ONLY | {"uid"}
 
     # The None of a field that may not be null only ever stands for "not sent".
-    title: Title = None  # type: ignore[assignment]
-    description: Description | None = None
+    title: fields.Title = None  # type: ignore[assignment]
+    description: fields.Description | None = None
     completed: bool = None  # type: ignore[assignment]
-    priority: Priority = None  # type: ignore[assignment]
-    due_date: DueDate | None = None
-    remind_at: RemindAt | None = None
-    recurrence: Recurrence | None = None
-    repeat_from: RepeatFrom = None  # type: ignore[assignment]
-    tags: Tags = None  # type: ignore[assignment]
-    order: Order | None = None
+    priority: fields.Priority = None  # type: ignore[assignment]
+    due_date: fields.DueDate | None = None
+    remind_at: fields.RemindAt | None = None
+    recurrence: fields.Recurrence | None = None
+    repeat_from: fields.RepeatFrom = None  # type: ignore[assignment]
+    tags: fields.Tags = None  # type: ignore[assignment]
+    order: fields.Order | None = None
     deleted: bool = None  # type: ignore[assignment]
 
 
@@ -196,21 +171,21 @@ class Task(BaseModel):
     completed_at: datetime | None = Field(
         description="When `completed` last turned true; `null` while it is false."
     )
-    priority: Priority = Field(description="`none` in a new task unless it is sent.")
+    priority: fields.Priority = Field(description="`none` in a new task unless it is sent.")
     due_date: str | None = Field(
-        pattern=SHOWN_DUE_DATE,
+        pattern=fields.SHOWN_DUE_DATE,
         description="A day (`2026-11-21`), an instant (`2026-11-21T10:00:00+01:00`), which comes "
         "back in UTC, or a wall-clock time (`2026-11-21T10:00`).",
     )
     remind_at: str | None = Field(
-        pattern=SHOWN_DUE_DATE,
+        pattern=fields.SHOWN_DUE_DATE,
         description="When the client shall remind: as `due_date`, but no day.",
     )
     recurrence: str | None = Field(
         description="How it repeats (RFC 5545): `FREQ=WEEKLY;BYDAY=TU`. Completing it makes the "
         "next task, once. It needs a `due_date`."
     )
-    repeat_from: RepeatFrom = Field(
+    repeat_from: fields.RepeatFrom = Field(
         description="What the next date counts from: the old one, or the day of completion."
     )
     tags: list[str] = Field(description="At most 20, trimmed, no repeats; their order is kept.")
@@ -256,9 +231,9 @@ class TaskFilter(ByField):
         Where("completed", "eq"),
     ] = Field("all", description="Whether completed.")
     q: Annotated[Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
-    priority: Annotated[list[Priority], AsList, AfterValidator(ranks), Where("priority", "in")] = (
-        Field([], description="Any of these; repeat it for several.")
-    )
+    priority: Annotated[
+        list[fields.Priority], AsList, AfterValidator(ranks), Where("priority", "in")
+    ] = Field([], description="Any of these; repeat it for several.")
     tag: Annotated[list[fields.Tag], AsList, Where("tags", "eq")] = Field(
         [], description="All of these; repeat it for several."
     )
@@ -287,21 +262,18 @@ class TaskFilter(ByField):
         return {name: value for name, value in given.items() if value not in (None, [])}
 
     @cached_property
-    def conditions(self) -> tuple[Condition, ...]:
+    def conditions(self) -> tuple[filters.Condition, ...]:
         """What must hold, in one order whatever the order in the query string: a shape is built
         once.
         """
         found = [
-            Condition(where.column, where.operator, getattr(self, name))
+            filters.Condition(where.column, where.operator, getattr(self, name))
             for name in self.model_fields_set
             for where in type(self).model_fields[name].metadata
             if isinstance(where, Where)
         ]
-        return tuple(sorted((each for each in found if each.value is not _ANY), key=_shape_of))
-
-
-def _shape_of(condition: Condition) -> tuple[str, str]:
-    return condition.column, condition.operator
+        shape = itemgetter(0, 1)  # column and operator
+        return tuple(sorted((each for each in found if each.value is not _ANY), key=shape))
 
 
 class BulkFilter(TaskFilter):

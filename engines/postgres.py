@@ -12,14 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import psycopg2
-from psycopg2.extensions import (
-    POLL_OK,
-    POLL_WRITE,
-    TRANSACTION_STATUS_IDLE,
-    new_type,
-    parse_dsn,
-    register_type,
-)
+from psycopg2.extensions import POLL_OK, POLL_WRITE, new_type, parse_dsn, register_type
 
 from engines import DEADLINE, Queue
 from engines.prepared import Prepared, Sql, spelt
@@ -242,7 +235,8 @@ class _Connection:
 
     def usable(self) -> bool:
         """Return whether another statement may be sent."""
-        return not self._raw.closed and self._raw.info.transaction_status == TRANSACTION_STATUS_IDLE
+        idle = psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        return not self._raw.closed and self._raw.info.transaction_status == idle
 
     def close(self) -> None:
         """Close the socket, once the loop has forgotten it."""

@@ -7,15 +7,7 @@ from unicodedata import normalize
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    EmailStr,
-    Field,
-)
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, EmailStr, Field
 from pydantic_core import to_json
 
 from accounts import Accounts
@@ -58,7 +50,7 @@ _KNOWN, _NEW = "correct horse", "battery staple"
 class SignUp(BaseModel):
     """Who signs up; other fields are ignored."""
 
-    model_config = ConfigDict(strict=True, **example(**_ANN, password=_KNOWN))
+    model_config = example(**_ANN, password=_KNOWN)
 
     email: Email
     password: Password = Field(repr=False)
@@ -68,7 +60,7 @@ class SignUp(BaseModel):
 class LogIn(BaseModel):
     """Who logs in; `username` is another name of `email`, and other fields are ignored."""
 
-    model_config = ConfigDict(strict=True, **example(email=_ANN["email"], password=_KNOWN))
+    model_config = example(email=_ANN["email"], password=_KNOWN)
 
     email: Guess = Field(validation_alias=AliasChoices("email", "username"))
     password: Guess = Field(repr=False)

@@ -4,7 +4,7 @@ import re
 from hashlib import sha256
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Depends, Header
 from pydantic import WithJsonSchema
 
 from errors import invalid
@@ -61,8 +61,8 @@ def _digest(*content: str | bytes) -> str:
     return sha256(b"\n".join(parts)).hexdigest()[:32]
 
 
-async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Versions:
-    """Return the versions that a write may meet (If-Match, If-None-Match), None for any."""
+async def _allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Versions:
+    """Return the versions that a write may meet, None for any."""
     allowed = _allowed(if_match, _VERSION)
     if if_none_match is None:
         return allowed
@@ -71,9 +71,13 @@ async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = 
     return _NEVER
 
 
-async def allowed_positions(if_match: IfMatch = None) -> Positions:
+async def _allowed_positions(if_match: IfMatch = None) -> Positions:
     """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
     return _allowed(if_match, _POSITION)
+
+
+Allowed = Annotated[Versions, Depends(_allowed_versions)]
+Known = Annotated[Positions, Depends(_allowed_positions)]
 
 
 def _allowed(if_match: str | None, tag: str) -> tuple[int, ...] | None:

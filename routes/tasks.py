@@ -13,6 +13,7 @@ from pydantic import WithJsonSchema
 from pydantic_core import to_json
 
 import queries
+import schemas
 from auth import Owner
 from database import Database
 from engines import BULK_DEADLINE
@@ -24,40 +25,17 @@ from queries import Positions, Versions
 from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
 from routes.answers import answer, json_answer, task_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
-from routes.etags import (
-    IfNoneMatch,
-    allowed_positions,
-    allowed_versions,
-    body_etag,
-    list_etag,
-    not_modified,
-)
+from routes.etags import Allowed, IfNoneMatch, Known, body_etag, list_etag, not_modified
 from routes.live import Live
 from routes.route import TaskRoute
-from schemas import (
-    OFFSETS,
-    PAGING,
-    BulkFilter,
-    Completion,
-    Deleted,
-    Deletion,
-    NewTasks,
-    Stats,
-    Task,
-    TaskCreate,
-    TaskFilter,
-    TaskQuery,
-    TaskUpdate,
-    Updated,
-)
+from schemas import NewTasks, Stats, Task, TaskCreate, TaskQuery, TaskUpdate
 
 Ref = Annotated[TaskRef, Path(alias="id", description="The task: its `id` or its `uid`.")]
 Wanted = Annotated[TaskQuery, Query()]
-Matching = Annotated[BulkFilter, Query()]
-Counted = Annotated[TaskFilter, Query()]
-How = Annotated[Deletion, Query()]
-Allowed = Annotated[Versions, Depends(allowed_versions)]
-Known = Annotated[Positions, Depends(allowed_positions)]
+Matching = Annotated[schemas.BulkFilter, Query()]
+Counted = Annotated[schemas.TaskFilter, Query()]
+How = Annotated[schemas.Deletion, Query()]
+Done = Annotated[schemas.Completion | None, Body()]
 Key = Annotated[
     IdempotencyKey | None,
     WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
@@ -175,7 +153,7 @@ def build_router(
             raise invalid("body", "uid", _TAKEN, 409) from None
         return json_answer([task_fields(row, whose) for row in rows], 201)
 
-    @router.patch("", response_model=Updated, responses={**BAD_BODY, **refusals(412)})
+    @router.patch("", response_model=schemas.Updated, responses={**BAD_BODY, **refusals(412)})
     async def update_matching_tasks(
         whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
     ) -> Response:
@@ -199,7 +177,7 @@ def build_router(
                 return json_answer({"updated": updated})
         raise Unavailable("Others change these tasks all the time; nothing was done, try again.")
 
-    @router.delete("", response_model=Deleted, responses=refusals(412))
+    @router.delete("", response_model=schemas.Deleted, responses=refusals(412))
     async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
         """Puts every task that the filters match into the trash, at once; without a filter, all.
 
@@ -263,7 +241,7 @@ def build_router(
 
     @router.patch("/{id:id}/complete", response_model=Task, responses=WRITTEN)
     async def complete_task(
-        whose: Whose, ref: Ref, versions: Allowed, body: Annotated[Completion | None, Body()] = None
+        whose: Whose, ref: Ref, versions: Allowed, body: Done = None
     ) -> Response:
         """Toggles; with a body, sets what that says.
 
@@ -375,5 +353,5 @@ def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[
 def _not_paging(query: bytes) -> tuple[str, bool]:
     """Return what a query string says but for paging, and whether it pages by offset."""
     given = parse_qsl(query.decode(), keep_blank_values=True)
-    kept = urlencode([(name, value) for name, value in given if name not in PAGING])
-    return kept and kept + "&", any(name in OFFSETS for name, _ in given)
+    kept = urlencode([(name, value) for name, value in given if name not in schemas.PAGING])
+    return kept and kept + "&", any(name in schemas.OFFSETS for name, _ in given)
