@@ -4,20 +4,14 @@ The same types serve bodies, paths, query strings and settings.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    WithJsonSchema,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import PydanticCustomError, core_schema
+from annotated_types import GroupedMetadata
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 import models
 import recurrence
@@ -55,7 +49,7 @@ def broken(rule: str) -> PydanticCustomError:
 
 
 @dataclass(frozen=True)
-class Characters:
+class Characters(GroupedMetadata):
     """Says of a string how many characters it has; NUL is refused, since PostgreSQL lacks it."""
 
     most: int
@@ -74,19 +68,12 @@ class Characters:
             raise broken("must hold a character that can be seen")
         return value
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __iter__(self) -> Iterator[object]:
+        """Give what Pydantic makes of it."""
         bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
-        pattern = r"^[^\x00]*$"
-        if self.trimmed:
-            pattern = rf"^[^\x00]*[^{_INVISIBLE}][^\x00]*$"
-        return handler(schema) | bounds | {"pattern": pattern}
+        seen = rf"[^{_INVISIBLE}][^\x00]*" if self.trimmed else ""
+        yield AfterValidator(self.check)
+        yield WithJsonSchema({"type": "string", **bounds, "pattern": rf"^[^\x00]*{seen}$"})
 
 
 def _user_id(value: str) -> str:
