@@ -9,6 +9,7 @@ import asyncio
 import logging
 import select
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import psycopg2
@@ -70,36 +71,26 @@ class Undone(Unavailable):
         super().__init__(detail)
 
 
+@dataclass(eq=False)
 class _Job:
     """A statement on its way, until when, and the future of its rows."""
 
-    __slots__ = (
-        *("deadline", "long", "loop", "owner", "parameters", "repeatable", "rows"),
-        *("seconds", "sent_again", "shared", "sql", "started", "verb"),
-    )
+    sql: Sql
+    parameters: Mapping[str, Any]
+    repeatable: bool
+    seconds: float
+    waited: float
+    shared: bool
+    sent_again: bool = False
+    verb: str = ""  # PREPARE or EXECUTE, where its plan is kept
 
-    def __init__(
-        self,
-        sql: Sql,
-        parameters: Mapping[str, Any],
-        repeatable: bool,
-        seconds: float,
-        waited: float,
-        shared: bool,
-    ) -> None:
+    def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.sql = sql
-        self.parameters = parameters
-        self.long = seconds > DEADLINE
+        self.long = self.seconds > DEADLINE
         # A shared one is nobody's; those that may take long wait apart from their owner's others.
-        self.owner = parameters.get("owner", self), self.long
-        self.repeatable = repeatable
-        self.shared = shared
-        self.sent_again = False
-        self.verb = ""  # PREPARE or EXECUTE, where its plan is kept
-        self.seconds = seconds
+        self.owner = self.parameters.get("owner", self), self.long
         self.started = self.loop.time()
-        self.deadline = self.started + seconds - waited
+        self.deadline = self.started + self.seconds - self.waited
         self.rows: asyncio.Future[Rows] = self.loop.create_future()
 
     def limit(self) -> int:

@@ -68,28 +68,22 @@ def _code(outcome: object) -> int:
     return getattr(outcome, "sqlite_errorcode", 0) & 0xFF
 
 
+@dataclass(eq=False)
 class _Job:
     """A statement that waits or is under way, until when, and the future of its rows."""
 
-    __slots__ = ("alone", "calls", "deadline", "first", "outcome", "owner", "rows", "sql", "then")
+    sql: str
+    calls: Sequence[Parameters]
+    owner: Any
+    first: First
+    then: First
+    seconds: float
+    outcome: Rows | Exception = ([], 0)
 
-    def __init__(
-        self,
-        sql: str,
-        parameters: Parameters,
-        first: First,
-        then: First,
-        each: Sequence[Parameters],
-        seconds: float,
-    ) -> None:
-        self.sql = sql
-        self.calls = each or [parameters]
-        self.first, self.then = first, then
-        self.owner = parameters.get("owner")
+    def __post_init__(self) -> None:
         # What may be slow shares no transaction, nor what could fail after it has done something.
-        self.alone = seconds > DEADLINE or bool(then[0])
-        self.deadline = monotonic() + seconds
-        self.outcome: Rows | Exception = ([], 0)
+        self.alone = self.seconds > DEADLINE or bool(self.then[0])
+        self.deadline = monotonic() + self.seconds
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
     def end(self, outcome: Rows | Exception) -> None:
@@ -206,7 +200,7 @@ class Pool:
         reads = sql.startswith(("SELECT", "WITH")) and not first[0]
         if reads and deadline <= DEADLINE and (rows := self._read_at_once(sql, parameters)):
             return rows
-        job = _Job(sql, parameters, first, then, each, deadline)
+        job = _Job(sql, each or [parameters], parameters.get("owner"), first, then, deadline)
         queue = self._reads if reads else self._writes
         with self._lock:
             queue.add(job)
