@@ -48,16 +48,6 @@ class Owners:
             raise ApiError(403, "The token is for another user.")
         return Owner(user_id, _collection(request, _path_of(user_id)))
 
-    async def open(self) -> None:
-        """Get ready to check tokens, if they are checked."""
-        if self.tokens:
-            await self.tokens.open()
-
-    async def close(self) -> None:
-        """Stop what `open` started."""
-        if self.tokens:
-            self.tokens.close()
-
 
 def _collection(request: Request, path: str) -> str:
     scope = request.scope

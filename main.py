@@ -176,7 +176,8 @@ def create_app(settings: Settings) -> FastAPI:
         # What it says of each WebSocket, of which there are none here, has the query string, and so
         # a token; unless `--ws none` has it leave them alone.
         logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
-        await owners.open()
+        if owners.tokens:
+            await owners.tokens.open()
         live.open()
         emptying = asyncio.create_task(keep_emptying(database))
         gc.freeze()  # what start-up made lives as long as the process: never garbage
@@ -187,7 +188,6 @@ def create_app(settings: Settings) -> FastAPI:
                 log.info("%s", line)
         yield
         emptying.cancel()
-        await owners.close()
         await database.close()
 
     cors = Cors(

@@ -81,11 +81,6 @@ class Tokens:
         if self._keys:
             await self._keys.open()
 
-    def close(self) -> None:
-        """Stop fetching keys."""
-        if self._keys:
-            self._keys.close()
-
     async def user_of(self, request: Request) -> str:
         """Return the user that the token of a request is for, or raise 401."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -133,18 +128,12 @@ class KeySet:
         self._one_by_one = asyncio.Lock()  # so that a late answer never replaces a newer one
         self._looked_again_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
-        self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Fetch the keys now and from time to time; returns soon, with or without them."""
+        """Fetch the keys now and until the loop ends; returns soon, with or without them."""
         first = asyncio.create_task(self._fetch())
         self._refreshing = asyncio.create_task(self._keep_fresh(first))
         await asyncio.wait([first], timeout=_HEAD_START)
-
-    def close(self) -> None:
-        """Stop fetching."""
-        for task in filter(None, (self._looking, self._refreshing)):
-            task.cancel()
 
     async def for_token(self, token: str) -> jwt.PyJWK | None:
         """Return the key that a token says it is signed with, if the set has it.

@@ -8,6 +8,7 @@ come in the same turn of the event loop after it go out as one statement, and wh
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg2
@@ -21,15 +22,13 @@ MOST: Final = 30  # calls that one statement serves: with 100, p95 of 1000 clien
 IN_FLIGHT: Final = 10  # statements of one operation
 
 
+@dataclass(slots=True)
 class _Call:
     """The parameters of one call, since when it waits, and the future of its rows."""
 
-    __slots__ = ("parameters", "rows", "since")
-
-    def __init__(self, parameters: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.parameters = parameters
-        self.since = loop.time()
-        self.rows: asyncio.Future[Rows] = loop.create_future()
+    parameters: Mapping[str, Any]
+    since: float
+    rows: asyncio.Future[Rows]
 
     def fail(self, error: BaseException) -> None:
         if not self.rows.done():  # else whoever asked is gone
@@ -66,7 +65,7 @@ class Gatherer:
             finally:
                 self._in_flight -= 1
                 self._flush_soon()
-        call = _Call(parameters, self._loop)
+        call = _Call(parameters, self._loop.time(), self._loop.create_future())
         self._waiting.append(call)
         if self._expiry is None:
             self._expire()

@@ -90,14 +90,11 @@ def test_a_bad_answer_does_not_hold_up_the_next_fetch(
     async def fetch(url: str) -> bool:
         keys = KeySet(url)
         await keys.open()
-        try:
-            async with asyncio.timeout(20):
-                while True:
-                    with suppress(Unavailable):
-                        return await keys.for_token(token) is not None
-                    await asyncio.sleep(0.05)
-        finally:
-            keys.close()
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(Unavailable):
+                    return await keys.for_token(token) is not None
+                await asyncio.sleep(0.05)
 
     with server(first, times=3) as url:
         assert asyncio.run(fetch(url))
