@@ -98,48 +98,38 @@ event.listen(
         "PRIMARY KEY (user_id, id)"
     ).execute_if(dialect="postgresql"),
 )
-Index("task_user_id_uid", TASK.c.user_id, TASK.c.uid, unique=True)
-Index(
-    "task_deleted_at",
-    TASK.c.deleted_at,
-    postgresql_where=TASK.c.deleted_at.is_not(None),
-    sqlite_where=TASK.c.deleted_at.is_not(None),
-)
+task = TASK.c
+
+
+def _where(condition: Any) -> dict[str, Any]:
+    return {"postgresql_where": condition, "sqlite_where": condition}
+
+
+Index("task_user_id_uid", task.user_id, task.uid, unique=True)
+Index("task_deleted_at", task.deleted_at, **_where(task.deleted_at.is_not(None)))
 # What lists and counts go by, however large the trash. On PostgreSQL neither has a column that a
 # toggle changes, for then it would leave its page (no HOT update). SQLite has no such thing, and
-# counts by state from the index alone.
-_live = TASK.c.deleted_at.is_(None)
-_by_priority = (TASK.c.user_id, desc(TASK.c.priority), desc(TASK.c.id))
-Index("task_user_id_id", TASK.c.user_id, TASK.c.id, postgresql_where=_live, sqlite_where=_live)
+# counts by state from the index alone; of what is deleted, too, though that is always null here:
+# it asks for all columns in an index.
+_live = task.deleted_at.is_(None)
+_by_priority = (task.user_id, desc(task.priority), desc(task.id))
+_state = (task.completed, task.due_date, task.deleted_at)
+Index("task_user_id_id", task.user_id, task.id, **_where(_live))
 Index("task_user_id_priority_id", *_by_priority, postgresql_where=_live).ddl_if("postgresql")
-Index(
-    "task_user_id_priority_id_state",
-    *_by_priority,
-    TASK.c.completed,
-    TASK.c.due_date,
-    TASK.c.deleted_at,  # always null here, but SQLite asks for all columns in an index
-    sqlite_where=_live,
-).ddl_if("sqlite")
+Index("task_user_id_priority_id_state", *_by_priority, *_state, sqlite_where=_live).ddl_if("sqlite")
 # What has changed since. SQLite went through all of a user's tasks in the order of their uids.
-Index("task_user_id_position", TASK.c.user_id, TASK.c.position).ddl_if("sqlite")
-Index(
-    "task_user_id_idempotency_key",
-    TASK.c.user_id,
-    TASK.c.idempotency_key,
-    unique=True,
-    postgresql_where=TASK.c.idempotency_key.is_not(None),
-    sqlite_where=TASK.c.idempotency_key.is_not(None),
-)
-
+Index("task_user_id_position", task.user_id, task.position).ddl_if("sqlite")
+_keyed = _where(task.idempotency_key.is_not(None))
+Index("task_user_id_idempotency_key", task.user_id, task.idempotency_key, unique=True, **_keyed)
 
 # What statements return of a task: the fields of `schemas.Task` but `etag` and `url`, then the
 # version.
 ROW: Final = (
-    *(TASK.c[name] for name in ("id", "uid", "user_id", "title", "description", "completed")),
-    *(TASK.c[name] for name in ("completed_at", "priority", "due_date", "remind_at")),
-    *(TASK.c[name] for name in ("recurrence", "repeat_from", "tags", "order")),
-    is_set(TASK.c.deleted_at).label("deleted"),
-    *(TASK.c[name] for name in ("created_at", "updated_at", "version")),
+    *(task[name] for name in ("id", "uid", "user_id", "title", "description", "completed")),
+    *(task[name] for name in ("completed_at", "priority", "due_date", "remind_at")),
+    *(task[name] for name in ("recurrence", "repeat_from", "tags", "order")),
+    is_set(task.deleted_at).label("deleted"),
+    *(task[name] for name in ("created_at", "updated_at", "version")),
 )
 
 
