@@ -324,8 +324,9 @@ class Database:
                     raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
                 if is_distributed(connection) is not None:  # as soon as this is at head
                     self._dialect, self.distributed = Citus(), True  # type: ignore[no-untyped-call]
-            if _is_at_head(connection):  # nobody is held up, and Alembic not loaded
-                return
+            at_head = versions_in(connection, VERSION_TABLE) == [HEAD] and not _missing(connection)
+            if at_head and is_distributed(connection) is not False:
+                return  # nobody is held up, and Alembic not loaded
 
         from alembic import command
         from alembic.config import Config
@@ -395,12 +396,6 @@ def _turn(file: str) -> Iterator[None]:
     finally:
         if directory is not None:
             os.close(directory)
-
-
-def _is_at_head(connection: Connection) -> bool:
-    if is_distributed(connection) is False:
-        return False
-    return versions_in(connection, VERSION_TABLE) == [HEAD] and not _missing(connection)
 
 
 def _missing(connection: Connection) -> list[str]:

@@ -20,13 +20,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, Url
+from pydantic_core import Url
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from errors import rule
-from fields import UserId
+from fields import UserId, broken
 
 _ENV_FILES: Final = (".env", ".env.local")  # of the working directory; the later goes first
 _HOST: Final = re.compile(r"[\w.:%-]*|/[^@]*")  # a name, an address, or a socket's directory
@@ -42,10 +40,6 @@ def refuse_to_start(reason: str) -> NoReturn:
     # Not sys.exit: uvicorn reports that from inside the lifespan as an exception with its
     # traceback.
     os._exit(3 if multiprocessing.parent_process() else 1)
-
-
-def _must(rule: str) -> PydanticCustomError:
-    return PydanticCustomError("setting", "{rule}", {"rule": rule})
 
 
 class Settings(BaseSettings):
@@ -80,26 +74,22 @@ class Settings(BaseSettings):
             try:
                 given = parse_dsn(value)
             except ProgrammingError:
-                raise _must("must be a PostgreSQL URL that libpq can read") from None
+                raise broken("must be a PostgreSQL URL that libpq can read") from None
             hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
             if (
                 not all(map(_HOST.fullmatch, hosts))
                 or not all(port == "" or (port.isdecimal() and int(port) < 65536) for port in ports)
                 or "@" in given.get("dbname", "")
             ):  # one of these is a piece of the password, and what fails would say it
-                raise _must("must have its password percent-encoded: %40 for @, %2F for /")
+                raise broken("must have its password percent-encoded: %40 for @, %2F for /")
             return url
-        try:
-            parsed = make_url(value)
-        except (ArgumentError, ValueError):  # what ValueError says may be the password
-            raise _must("must be a sqlite:/// or postgresql:// URL") from None
-        if parsed.drivername != "sqlite":
-            raise _must("must be a sqlite:/// or postgresql:// URL")
-        file = parsed.database or ""  # what begins with "file:" SQLite may take for a URI
-        if parsed.host or parsed.username or parsed.query or re.search("^file:|://", file):
-            raise _must("must be sqlite:/// and the path of a file, and nothing else")
-        if parsed.database in (None, "", ":memory:"):
-            raise _must("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
+        file = value.removeprefix("sqlite:///")
+        if file == value:
+            raise broken("must be a sqlite:/// or postgresql:// URL")
+        if file in ("", ":memory:"):
+            raise broken("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
+        if re.search(r"^file:|://|\?", file):  # what begins so SQLite may take for a URI
+            raise broken("must be sqlite:/// and the path of a file, and nothing else")
         return url
 
     @field_validator("auth_secret")
@@ -108,14 +98,14 @@ class Settings(BaseSettings):
         if secret is None:
             return None
         if not secret.get_secret_value():
-            raise _must("must not be empty; to leave auth off, leave it out")
+            raise broken("must not be empty; to leave auth off, leave it out")
         from jwt import InvalidKeyError
         from jwt.algorithms import HMACAlgorithm
 
         try:
             HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.get_secret_value())
         except (InvalidKeyError, UnicodeEncodeError):
-            raise _must("must be a shared secret in UTF-8, not a PEM, certificate or JWK") from None
+            raise broken("must be a shared secret in UTF-8, no PEM, certificate or JWK") from None
         return secret
 
     @field_validator("cors_origins")
@@ -123,7 +113,7 @@ class Settings(BaseSettings):
     def _origins_that_match(cls, value: str) -> str:
         for origin in _listed(value):
             if value != "*" and not _is_origin(origin):
-                raise _must(
+                raise broken(
                     "must be * or a comma list of origins as browsers say them: "
                     "https://app.example.com, without a path, a usual port, * or capital letters"
                 )
@@ -132,11 +122,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _one_switch(self) -> Self:
         if self.auth_secret and self.auth_jwks_url:
-            raise _must("AUTH_SECRET and AUTH_JWKS_URL: set one of them, not both")
+            raise broken("AUTH_SECRET and AUTH_JWKS_URL: set one of them, not both")
         if (self.auth_issuer or self.auth_audience) and not self.auth_on:
-            raise _must("AUTH_ISSUER and AUTH_AUDIENCE need AUTH_SECRET or AUTH_JWKS_URL")
+            raise broken("AUTH_ISSUER and AUTH_AUDIENCE need AUTH_SECRET or AUTH_JWKS_URL")
         if self.auth_accounts and not self.auth_secret:
-            raise _must("AUTH_ACCOUNTS needs AUTH_SECRET to sign tokens; AUTH_JWKS_URL cannot")
+            raise broken("AUTH_ACCOUNTS needs AUTH_SECRET to sign tokens; AUTH_JWKS_URL cannot")
         return self
 
     @property
