@@ -249,13 +249,12 @@ class Database:
         """Return what gathers the calls of this query; None where each goes by itself.
 
         So it is where tables are distributed: one user's call goes to one node, several to all.
-        A statement may be built again and again, its `sql` is the same.
         """
         if query.many is None or query.each or self.distributed:
             return None
         if isinstance(self._pool, sqlite.Pool):
             return None
-        if sql not in self._gatherers:
+        if sql not in self._gatherers:  # by its text, for a statement may be built again and again
             one, many = self._prepared(query.statement), self._prepared(query.many)
             constants = self._compiled(query.many).constants
             self._gatherers[sql] = Gatherer(
@@ -272,10 +271,7 @@ class Database:
         return Prepared(sql.string, types)
 
     async def is_current(self) -> bool:
-        """Return whether the database has the schema that this code is written for.
-
-        Or a newer one, which only adds to it: old copies serve on during a rolling update.
-        """
+        """Return whether the database has this code's schema, or a newer one, which only adds."""
         if self._file and not _is_writable(self._file):
             raise Unavailable("The database's file cannot be written.")
         try:

@@ -109,11 +109,7 @@ def loses_what_follows(scope: Scope, headers: Headers) -> bool:
 
 
 async def _not_lost(receive: Receive) -> Receive:
-    """Return where the body of a request with `Upgrade` comes from, or raise 400.
-
-    httptools ends at such a header: the body does not come, and what is sent next would be read as
-    another request.
-    """
+    """Return where the body of a request to upgrade comes from, or raise 400 where it is lost."""
     first = await receive()
     if not first.get("body") and not first.get("more_body"):
         detail = "The body was lost, since the request asks to upgrade the connection."
@@ -224,7 +220,5 @@ class Readers:
 
 
 def transport_of(receive: Receive) -> Any:
-    """Return the connection's transport, or None where the server does not show it; uvicorn does,
-    though it documents that nowhere.
-    """
+    """Return the connection's transport, which uvicorn shows though it says so nowhere; or None."""
     return getattr(getattr(receive, "__self__", None), "transport", None)

@@ -178,10 +178,7 @@ class User(SQLModel):
 
 
 class Account(User, table=True):
-    """Who may log in.
-
-    `email_folded` is what tells one from another, `generation` that of the tokens that still count.
-    """
+    """Who may log in: `email_folded` tells them apart, `generation` the tokens that still count."""
 
     __tablename__ = "task_account"  # that of Better Auth, which may be there too, is `account`
 

@@ -89,9 +89,7 @@ def _moved(moment: str, days: timedelta) -> str:
 
 
 def _after(rule: dict[str, str], first: date, floor: date) -> int:
-    """Return the first date of a rule after `floor`, counted from `first`, as an ordinal; one
-    beyond the year 9999 where there is none.
-    """
+    """Return a rule's first date after `floor`, from `first`, as an ordinal; if none, past 9999."""
     freq, step = rule["FREQ"], int(rule.get("INTERVAL", 1))
     if freq in ("MONTHLY", "YEARLY"):
         step *= 12 if freq == "YEARLY" else 1

@@ -221,9 +221,7 @@ _SEARCH: Final[Any] = Field(
 
 
 class TaskFilter(ByField):
-    """Which tasks: all that is given must hold. What is not declared is refused: a misspelt filter
-    on a bulk delete must not match everything.
-    """
+    """Which tasks: all that is given must hold."""
 
     status: Annotated[
         Literal["all", "pending", "completed"],
@@ -263,9 +261,7 @@ class TaskFilter(ByField):
 
     @cached_property
     def conditions(self) -> tuple[filters.Condition, ...]:
-        """What must hold, in one order whatever the order in the query string: a shape is built
-        once.
-        """
+        """What must hold, in one order whatever that of the query string: a shape is built once."""
         found = [
             filters.Condition(where.column, where.operator, getattr(self, name))
             for name in self.model_fields_set

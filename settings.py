@@ -32,10 +32,7 @@ _NO_PAGES: Final = ("ftp:", "ws:", "wss:", "data:", "blob:", "javascript:")  # n
 
 
 def refuse_to_start(reason: str) -> NoReturn:
-    """End the process with one line that says why it cannot serve.
-
-    The exit code is 1; in a worker it is 3, which tells uvicorn's supervisor not to try again.
-    """
+    """End the process with one line that says why; with 3, uvicorn makes no new worker."""
     print(reason, file=sys.stderr, flush=True)
     # Not sys.exit: uvicorn reports that from inside the lifespan as an exception with its
     # traceback.

@@ -26,9 +26,7 @@ Sql = str | Prepared
 
 
 def spelt(sql: Sql, prepared: set[str] | None) -> str:
-    """Return the text to send on a connection where the names of `prepared` are, adding this one's;
-    None: where nothing stays prepared.
-    """
+    """Return what to send where these are `prepared`, and note it; None: where nothing stays so."""
     if isinstance(sql, str):
         return sql
     if prepared is None:

@@ -192,10 +192,9 @@ class Pool:
         then: First = ("", {}),
         each: Sequence[Parameters] = (),
     ) -> Rows:
-        """Run one statement and return what came back, at most `deadline` seconds from now.
+        """Run one statement, or once for `each`, all or none; `first` before it, and `then` after.
 
-        After `first` and before `then`, if there are these. With `each`, once for each of these,
-        all or none.
+        Return what came back, at most `deadline` seconds from now.
         """
         reads = sql.startswith(("SELECT", "WITH")) and not first[0]
         if reads and deadline <= DEADLINE and (rows := self._read_at_once(sql, parameters)):
@@ -208,10 +207,7 @@ class Pool:
         return await job.rows
 
     def _read_at_once(self, sql: str, parameters: Parameters) -> Rows | None:
-        """Read on the loop: to hand a short read to a thread takes longer than to do it.
-
-        None where it is not that short, or fails: then a thread shall say why.
-        """
+        """Read on the loop; None where that is not short, or fails: then a thread shall say why."""
         try:
             if not (self._there if self._near else self._is_there()):
                 return None

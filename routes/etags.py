@@ -81,11 +81,7 @@ Known = Annotated[Positions, Depends(_allowed_positions)]
 
 
 def _allowed(if_match: str | None, tag: str) -> tuple[int, ...] | None:
-    """Return what `If-Match` allows, or None where it allows any.
-
-    The comparison is strong: a weak tag never matches. Raises `InvalidInput` when it is no list of
-    tags.
-    """
+    """Return what `If-Match` allows, None for any; a weak tag never matches."""
     if if_match is None or if_match.strip() == "*":
         return None
     matches = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]

@@ -55,8 +55,20 @@ class Live:
         database.on_write = self._wake
 
     def open(self) -> None:
-        """Have the streams end when the process shall, also those that begin only then."""
-        _before_the_end(self._close)
+        """Have the signals that end the process end the streams, also those that begin only then.
+
+        uvicorn waits for open connections, and tells the app that it ends only after that.
+        """
+        loop = asyncio.get_running_loop()
+
+        def pass_on(handler: Callable[..., object], *received: Any) -> None:
+            loop.call_soon_threadsafe(self._close)
+            handler(*received)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if callable(handler := signal.getsignal(number)):
+                with suppress(ValueError):  # only the main thread has signals
+                    signal.signal(number, partial(pass_on, handler))
 
     def add(self, stream: "Stream", known: int) -> None:
         """Wake a stream from now on, and at once if a write came after `writes` was `known`."""
@@ -76,10 +88,7 @@ class Live:
             del self._streams[stream.whose.user_id]
 
     async def page(self, stream: "Stream") -> _Page | None:
-        """Return the next page for a stream, None while there is no database.
-
-        Those who want the same one share the read.
-        """
+        """Return the next page, read once for all who want it; None while there is no database."""
         key = stream.whose, stream.since, stream.limit
         if key not in self._reads:
             self._reads[key] = asyncio.create_task(self._read(stream.read, key))
@@ -259,20 +268,3 @@ def has_token(scope: Mapping[str, Any]) -> bool:
 
 def _body(part: bytes) -> Message:
     return {"type": "http.response.body", "body": part, "more_body": True}
-
-
-def _before_the_end(call: Callable[[], None]) -> None:
-    """Have the signals that end the process call this first.
-
-    uvicorn waits for open connections, and tells the app that it ends only after that.
-    """
-    loop = asyncio.get_running_loop()
-
-    def pass_on(handler: Callable[..., object], *received: Any) -> None:
-        loop.call_soon_threadsafe(call)
-        handler(*received)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if callable(handler := signal.getsignal(number)):
-            with suppress(ValueError):  # only the main thread has signals
-                signal.signal(number, partial(pass_on, handler))

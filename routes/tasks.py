@@ -304,10 +304,7 @@ def build_router(
     async def _one(
         query: queries.Query, whose: Owner, ref: int | str, *, trash: bool = False
     ) -> tuple[Any, ...]:
-        """Return the one row; without it a write asks again, whether there is no such task.
-
-        `trash`: it may be one in the trash.
-        """
+        """Return the one row; without it a write asks whether there is one, also in the `trash`."""
         rows, _ = await database.run(query)
         if rows:
             return rows[0]
