@@ -123,18 +123,12 @@ def _distinct(tags: list[str]) -> list[str]:
     return tags
 
 
-UserId = Annotated[
-    str,
-    AfterValidator(_user_id),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 128,
-            "pattern": rf"^{_NEITHER}[^/\x00-\x1f\x7f-\x9f\ufffd]+$",
-        }
-    ),
-]
+def _schema(most: int, pattern: str) -> dict[str, Any]:
+    return {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
+
+
+_A_USER_ID: Final = _schema(128, rf"^{_NEITHER}[^/\x00-\x1f\x7f-\x9f\ufffd]+$")
+UserId = Annotated[str, AfterValidator(_user_id), WithJsonSchema(_A_USER_ID)]
 
 
 def _plain_decimal(value: Any) -> Any:
@@ -165,12 +159,7 @@ def _task_ref(value: str) -> int | str:
     return int(value)
 
 
-_A_UID: Final = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": 64,
-    "pattern": rf"^{_NO_UID}[A-Za-z0-9_\-]+$",
-}
+_A_UID: Final = _schema(64, rf"^{_NO_UID}[A-Za-z0-9_\-]+$")
 Uid = Annotated[str, AfterValidator(_uid), WithJsonSchema(_A_UID)]
 TaskRef = Annotated[  # the `id` or the `uid` of a task
     str,
@@ -190,24 +179,17 @@ _CLOCK_TIMES: Final = (  # only of days that there are, as far as a pattern can 
     r"(0[13578]|1[02])-31)|[1-9][0-9](0[48]|[2468][048]|[13579][26])-02-29)"
     r"T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"
 )
-_A_DUE_DATE: Final = (
-    {"type": "string", "format": "date"},
+_TIMES: Final = (
     {"type": "string", "pattern": _CLOCK_TIMES},
     {"type": "string", "format": "date-time"},
 )
-DueDate = Annotated[
-    str,
-    AfterValidator(_due_date),
-    WithJsonSchema({"anyOf": [*_A_DUE_DATE, {"type": "string", "maxLength": 0}]}),
-]
-DUE_BOUND: Final = WithJsonSchema({"anyOf": [*_A_DUE_DATE]})
+_DATES: Final = ({"type": "string", "format": "date"}, *_TIMES)
+_EMPTY: Final = {"type": "string", "maxLength": 0}
+DueDate = Annotated[str, AfterValidator(_due_date), WithJsonSchema({"anyOf": [*_DATES, _EMPTY]})]
+DUE_BOUND: Final = WithJsonSchema({"anyOf": [*_DATES]})
+RemindAt = Annotated[str, AfterValidator(_remind_at), WithJsonSchema({"anyOf": [*_TIMES, _EMPTY]})]
 # One type for generated clients: those that try several would read a time as its day.
 SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6}Z)?)?$"
-RemindAt = Annotated[
-    str,
-    AfterValidator(_remind_at),
-    WithJsonSchema({"anyOf": [*_A_DUE_DATE[1:], {"type": "string", "maxLength": 0}]}),
-]
 Recurrence = Annotated[
     str,
     Characters(recurrence.MAX_LENGTH),
