@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from engines.spelling import or_nothing, random_number
 from filters import LIVE, by_key, order_by, settled
 from models import FEED, ROW, TASK
+from positions import raising_or_making, step
 from schemas import MAX_PAGE, TaskCreate
 
 task, feed = TASK.c, FEED.c
@@ -100,12 +101,10 @@ _held = (
     .with_for_update()
     .cte("held")
 )
-_all_moved = (
+_all_moved = step(
     sa.update(FEED)
     .where(feed.user_id == sa.any_(sa.func.array(sa.select(_held.c.user_id).scalar_subquery())))
     .values(position=feed.position + 1)
-    .returning(feed.user_id, feed.position)
-    .cte("moved")
 )
 
 
@@ -139,13 +138,7 @@ def _created(*more: str) -> Any:
         ["user_id", "position", "forgotten"],
         sa.select(owners.c.owner, sa.literal(2), sa.literal(0)),
     )
-    moved = (
-        made.on_conflict_do_update(
-            index_elements=[feed.user_id], set_={"position": feed.position + 1}
-        )
-        .returning(feed.user_id, feed.position)
-        .cte("moved")
-    )
+    moved = step(raising_or_making(made))
     # Ids are given out before the insert, for the order of RETURNING means nothing, and in the
     # order of the calls, for a list goes by them.
     new = (

@@ -59,19 +59,21 @@ def _raising(kind: type[Update], by: Any = 1) -> Any:
     return kind(FEED).where(feed.user_id == OWNER).values(position=feed.position + by)
 
 
-def _raising_or_making(kind: type[Insert]) -> Any:
-    made = kind(FEED).values(user_id=OWNER, position=2, forgotten=0)
+def raising_or_making(made: Insert) -> Insert:
+    """Return what makes positions, and raises those that are there."""
     raised = {"position": feed.position + 1}
     return made.on_conflict_do_update(index_elements=[feed.user_id], set_=raised)
 
 
-def _step(raising: Any) -> Any:
+def step(raising: Any) -> Any:
+    """Return a step that raises positions, for the statement that it is of."""
     return raising.returning(feed.user_id, feed.position).cte("moved")
 
 
 # Only from a position that the caller knows, else nothing is done at all.
 _by_known = or_nothing(one_of(feed.position, bindparam("positions", type_=NumberList)))
 RAISE, RAISE_KNOWN = _raising(Update), _raising(Update, _by_known)
-RAISE_OR_MAKE = _raising_or_making(Insert)
-MOVED, MOVED_KNOWN = _step(_raising(_Raise)), _step(_raising(_Raise, _by_known))
-_MOVED_OR_MADE = _step(_raising_or_making(_RaiseOrMake))
+_first: dict[str, Any] = {"user_id": OWNER, "position": 2, "forgotten": 0}
+RAISE_OR_MAKE = raising_or_making(Insert(FEED).values(_first))
+MOVED, MOVED_KNOWN = step(_raising(_Raise)), step(_raising(_Raise, _by_known))
+_MOVED_OR_MADE = step(raising_or_making(_RaiseOrMake(FEED).values(_first)))
