@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
-_UNSEEN = ("<task>", "<tasks>")  # how the two kinds of body are told apart, see `schemas.NewTasks`
+ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
 # Python 3.11 still knows these by the names of RFC 7231.
@@ -136,7 +136,7 @@ def from_pydantic(
 
 def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
     if where != "query" or not error["loc"]:
-        place = ".".join(str(part) for part in error["loc"] if part not in _UNSEEN)
+        place = ".".join(str(part) for part in error["loc"] if part not in (ONE, MANY))
         return _field_error(where, name or place or where, rule(error))
     message = rule(error)
     if error["type"] == "extra_forbidden":

@@ -30,6 +30,7 @@ from pydantic.json_schema import SkipJsonSchema
 import fields
 import filters
 import recurrence
+from errors import MANY, ONE
 from fields import MAX_ID, PLAIN_DECIMAL, TaskId, broken
 from filters import SORTABLE, AsList, ByField, DueFrom, DueUntil, Flag, Folded, Where, ranks
 
@@ -86,7 +87,6 @@ class TaskCreate(Body):
         return rule
 
 
-ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
 # One task, or an array of them that ends at the first that is wrong. The document says the array in
 # words: with two kinds of answer, generated clients would ask of everybody which one it is.
 NewTasks = Annotated[
