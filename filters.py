@@ -5,7 +5,6 @@ json-server gives each field five filters; `FIELDS` says how the value of each i
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
@@ -34,8 +33,7 @@ class Condition(NamedTuple):
     value: Any
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """Says which condition a parameter stands for."""
 
     column: str
