@@ -126,8 +126,7 @@ _create_all = (
 
 def read_task(owner: str, ref: Ref, *, trash: bool = False) -> Query:
     """The task, unless it is in the trash and not looked for there."""
-    key, values = named(owner, ref)
-    one = Target(key, trash=trash)
+    one, values = _target(owner, ref, trash=trash)
     many = gathered.READ if one == _GATHERED else None
     return Query(_read(one), values, repeatable=True, many=many, planned_once=True)
 
@@ -172,8 +171,7 @@ def update_task(
     rule is heeded (`ruled`, see `repeating.py`).
     """
     fields = tuple(sorted(change.model_fields_set))
-    key, values = named(owner, ref, versions)
-    one = Target(key, versions is not None, change.deleted is False)
+    one, values = _target(owner, ref, versions, trash=change.deleted is False)
     if not fields:
         return Query(_read(one), values, repeatable=True)
     many = gathered.COMPLETE if fields == ("completed",) and one == _GATHERED else None
@@ -183,8 +181,7 @@ def update_task(
 
 def toggle_task(owner: str, ref: Ref, versions: Versions = None) -> Query:
     """The task, completed if it was pending and pending if it was completed, unless it repeats."""
-    key, values = named(owner, ref, versions)
-    one = Target(key, versions is not None)
+    one, values = _target(owner, ref, versions)
     many = gathered.TOGGLE if one == _GATHERED else None
     values["now"] = now()
     return Query(_toggle(one), values, many=many, planned_once=True, raises=RAISE)
@@ -194,8 +191,8 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
     """The task as it is in the trash now; gone for good, also from there, as it last was."""
     if not forever:
         return update_task(owner, ref, TaskUpdate(deleted=True), versions)
-    key, values = named(owner, ref, versions)
-    purge, there = _purge(Target(key, versions is not None, trash=True))
+    one, values = _target(owner, ref, versions, trash=True)
+    purge, there = _purge(one)
     return Query(purge, values | {"now": now()}, on_sqlite=there, raises=RAISE)
 
 
@@ -245,11 +242,13 @@ def purging(
     )
 
 
-def named(owner: str, ref: Ref, versions: Versions = None) -> tuple[str, dict[str, Any]]:
-    """Return the key of a `Target`, and the parameters that say which one it is."""
+def _target(
+    owner: str, ref: Ref, versions: Versions = None, *, trash: bool = False
+) -> tuple[Target, dict[str, Any]]:
+    """Return how a task is found, and the parameters that say which one."""
     key = "task_id" if isinstance(ref, int) else "task_uid"
     guard = {} if versions is None else {"versions": list(versions)}
-    return key, {"owner": owner, key: ref, **guard}
+    return Target(key, versions is not None, trash), {"owner": owner, key: ref, **guard}
 
 
 def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
@@ -310,12 +309,8 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
     going_on, skipping = wanted.before is not None, wanted.offset > 0
     certain |= skipping or bool(wanted.conditions)
     statement = _list(shape_of(wanted), wanted.sort, going_on, skipping=skipping, certain=certain)
-    values = filter_values(owner, wanted) | {
-        "limit": wanted.limit + going_on,
-        "offset": wanted.offset,
-    }
-    if going_on:
-        values["before"] = wanted.before
+    values = filter_values(owner, wanted)
+    values |= {"limit": wanted.limit + going_on, "offset": wanted.offset, "before": wanted.before}
     plain = not (wanted.conditions or wanted.sort or going_on or skipping)
     many = gathered.LIST if plain and wanted.limit == MAX_PAGE else None
     return Query(statement, values, repeatable=True, many=many, planned_once=plain)
@@ -420,14 +415,8 @@ def _purge_all(shape: Shape, guarded: bool) -> tuple[sa.ClauseElement, sa.Clause
 
 @lru_cache(maxsize=32)
 def _count(shape: Shape) -> sa.ClauseElement:
-    counts = [
-        sa.func.count().filter(condition).label(name)
-        for name, condition in (
-            ("completed", task.completed),
-            ("pending", sa.not_(task.completed)),
-            ("overdue", overdue()),
-        )
-    ]
+    kinds = {"completed": task.completed, "pending": sa.not_(task.completed), "overdue": overdue()}
+    counts = [sa.func.count().filter(each).label(name) for name, each in kinds.items()]
     return sa.select(sa.func.count().label("total"), *counts).where(matching(shape))
 
 
