@@ -32,11 +32,6 @@ class Owners:
 
             self.tokens = Tokens(settings, database)
 
-    @property
-    def refusals(self) -> tuple[int, ...]:
-        """The statuses of a request without a good token, and of one with another user's."""
-        return (401, 403) if self.tokens else ()
-
     async def current(self, request: Request) -> Owner:
         """Return the current user: the token's, or with auth off the default one."""
         user_id = await self.tokens.user_of(request) if self.tokens else self._default_user_id

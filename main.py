@@ -205,8 +205,9 @@ def create_app(settings: Settings) -> FastAPI:
     open_to_all = settings.auth_on or "*" in settings.origins
     door = Door(None if open_to_all else settings.origins)
     path = "/api/{user_id:user}/tasks"
-    named = build_router(database, owners.named, path, owners.refusals, live)
-    own = build_router(database, owners.current, "/api/tasks", owners.refusals[:1], live)
+    refused = (401, 403) if owners.tokens else ()  # without a good token, with another user's
+    named = build_router(database, owners.named, path, refused, live)
+    own = build_router(database, owners.current, "/api/tasks", refused[:1], live)
     telemetry = bool(os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
     # What is measured and traced goes the long way, where FastAPI looks on.
     short = None if telemetry else ShortWay([*named.routes, *own.routes])
