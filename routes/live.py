@@ -45,9 +45,8 @@ class Live:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._streams: dict[str, set[Stream]] = {}  # by user
-        self._reads: dict[
-            Any, asyncio.Task[_Page | None]
-        ] = {}  # begun after the last change known of
+        # Begun after the last change known of.
+        self._reads: dict[Any, asyncio.Task[_Page | None]] = {}
         self._turns = asyncio.Semaphore(_READS)
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
