@@ -225,20 +225,15 @@ class Stream(Response):
                 await self._check()
             said = KEEPALIVE_COMMENT
         if self._behind and not self._over:
-            said += await self._event()
+            self._behind = False
+            if page := await self._live.page(self):  # else it is woken when the database is back
+                position, more, event = page
+                if more:
+                    self.wake()
+                if position != self.since:
+                    self.since = position
+                    said += event
         return said
-
-    async def _event(self) -> bytes:
-        """Return the next page; nothing where there is none, or no database."""
-        self._behind = False
-        page = await self._live.page(self)
-        if page is None:
-            return b""  # it is woken when the database is back
-        position, more, event = page
-        if more:
-            self.wake()
-        known, self.since = self.since, position
-        return event if position != known else b""
 
 
 class LiveRoute(TaskRoute):
