@@ -94,7 +94,9 @@ class Envelope:
             shape = f"/{root.strip('/')}".rstrip("/")
             path = inner["path"] = shape + path[len(root) :]
             root = inner["root_path"] = shape
-        if path[-1:] == "/" and path != root + "/" and not _for_one_task(method, path):
+        # A call for a task whose id is empty is never one for all tasks.
+        for_one = method in ("PATCH", "DELETE") and path.endswith("/tasks/")
+        if path[-1:] == "/" and path != root + "/" and not for_one:
             inner["path"] = path[:-1]
         if method != "OPTIONS":
             added += self.cors.allow(headers.get(b"origin"))
@@ -141,11 +143,6 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
-
-
-def _for_one_task(method: str, path: str) -> bool:
-    """Return whether this is a call for a task whose id is empty: never one for all tasks."""
-    return method in ("PATCH", "DELETE") and path.endswith("/tasks/")
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
