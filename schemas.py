@@ -263,7 +263,7 @@ class TaskFilter(ByField):
     def conditions(self) -> tuple[filters.Condition, ...]:
         """What must hold, in one order whatever that of the query string: a shape is built once."""
         found = [
-            filters.Condition(where.column, where.operator, getattr(self, name))
+            filters.Condition(*where, getattr(self, name))
             for name in self.model_fields_set
             for where in type(self).model_fields[name].metadata
             if isinstance(where, Where)
@@ -297,8 +297,8 @@ def _sort_keys(text: Any) -> tuple[str, ...]:
     for key in map(str.strip, _once(text).split(",") if text else ()):
         field = key.removeprefix("-")
         keys.append("-" * key.startswith("-") + _SORT_ALIASES.get(field, field))
-    fields = {key.removeprefix("-") for key in keys}
-    if not fields.issubset(SORTABLE) or len(fields) > _MOST_SORT_KEYS:
+    names = {key.removeprefix("-") for key in keys}
+    if not names.issubset(SORTABLE) or len(names) > _MOST_SORT_KEYS:
         raise broken(f"must be a comma list of at most {_MOST_SORT_KEYS} of {', '.join(SORTABLE)}")
     return tuple(keys)
 
