@@ -215,8 +215,10 @@ def test_a_good_token_is_accepted(guard: Guarded, user: str, name: str) -> None:
     assert guard.status(token) == 200
 
 
-@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
-def test_the_scheme_is_bearer_in_any_case(guard: Guarded, user: str, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer "])
+def test_the_scheme_is_bearer_in_any_case_and_before_any_blanks(
+    guard: Guarded, user: str, scheme: str
+) -> None:
     header = f"{scheme} {guard.key.token(claims(user))}"
     assert guard.get("/api/tasks", Authorization=header).status_code == 200
 
