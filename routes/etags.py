@@ -12,7 +12,7 @@ from queries import Positions, Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
-_VERSION, _POSITION = "[0-9]{1,16}", "([0-9]{1,16})-[0-9a-f]{32}"
+_VERSION, _POSITION = "[0-9]{1,16}", "([0-9]{1,16})-%s-[0-9a-f]{32}"
 _NEVER = (-1,)  # no version and no position is that
 
 _ENTITY_TAG = '(W/)?"[!#-~]*"'
@@ -51,9 +51,9 @@ def body_etag(body: bytes) -> str:
     return f'"{_digest(body)}"'
 
 
-def list_etag(position: int, *content: str | bytes) -> str:
+def list_etag(position: int, user_id: str, database: str, *content: str | bytes) -> str:
     """Return the strong tag of an answer that follows from the user's position and `content`."""
-    return f'"{position}-{_digest(*content)}"'
+    return f'"{position}-{_digest(user_id, database)}-{_digest(*content)}"'
 
 
 def _digest(*content: str | bytes) -> str:
@@ -71,9 +71,9 @@ async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = 
     return _NEVER
 
 
-async def allowed_positions(if_match: IfMatch = None) -> Positions:
+def allowed_positions(if_match: str | None, user_id: str, database: str) -> Positions:
     """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
-    return _allowed(if_match, _POSITION)
+    return _allowed(if_match, _POSITION % _digest(user_id, database))
 
 
 def _allowed(if_match: str | None, tag: str) -> tuple[int, ...] | None:

@@ -25,6 +25,7 @@ from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
 from routes.answers import answer, json_answer, task_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
 from routes.etags import (
+    IfMatch,
     IfNoneMatch,
     allowed_positions,
     allowed_versions,
@@ -57,7 +58,6 @@ Matching = Annotated[BulkFilter, Query()]
 Counted = Annotated[TaskFilter, Query()]
 How = Annotated[Deletion, Query()]
 Allowed = Annotated[Versions, Depends(allowed_versions)]
-Known = Annotated[Positions, Depends(allowed_positions)]
 Key = Annotated[
     IdempotencyKey | None,
     WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
@@ -106,7 +106,8 @@ def build_router(
     ) -> Response:
         """Filters narrow the list; all of them must hold."""
         query = request.scope["query_string"]
-        content = (*whose, query, database.identity)  # whose: at one address each has their own
+        mine = (whose.user_id, database.identity)  # at one address each has their own
+        content = (*mine, whose.url, query)
         timeless = all(condition.column != "overdue" for condition in wanted.conditions)
         if if_none_match is not None and timeless:
             etag = list_etag(await position_of(database, whose), *content)
@@ -126,7 +127,7 @@ def build_router(
         following = shown[-1]["id"] if more and shown else None
         links = _links(whose.url, query, wanted, following)
         found = {"X-Total-Count": str(total), **links}
-        etag = list_etag(position, *(content if timeless else (body, str(total))))
+        etag = list_etag(position, *(content if timeless else (*mine, body, str(total))))
         return answer(body, found, etag, if_none_match)
 
     @router.post(
@@ -176,9 +177,10 @@ def build_router(
 
     @router.patch("", response_model=Updated, responses={**BAD_BODY, **refusals(412)})
     async def update_matching_tasks(
-        whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
+        whose: Whose, wanted: Matching, change: TaskUpdate, if_match: IfMatch = None
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
+        known = allowed_positions(if_match, whose.user_id, database.identity)
         until = monotonic() + BULK_DEADLINE
         while monotonic() < until:
             if change.recurrence is None:
@@ -199,11 +201,14 @@ def build_router(
         raise Unavailable("Others change these tasks all the time; nothing was done, try again.")
 
     @router.delete("", response_model=Deleted, responses=refusals(412))
-    async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
+    async def delete_matching_tasks(
+        whose: Whose, wanted: Matching, if_match: IfMatch = None
+    ) -> Response:
         """Puts every task that the filters match into the trash, at once; without a filter, all.
 
         With `deleted=true` it empties the trash.
         """
+        known = allowed_positions(if_match, whose.user_id, database.identity)
         query = queries.delete_tasks(whose.user_id, wanted, known)
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
