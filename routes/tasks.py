@@ -327,11 +327,16 @@ def build_router(
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         forever = bool(how.forever)
         query = queries.delete_task(whose.user_id, ref, versions, forever=forever)
-        row = await _one(query, whose, ref, trash=forever)
+        row = await _one(query, whose, ref, versions, trash=forever)
         return json_answer(task_fields(row, whose))
 
     async def _one(
-        query: queries.Query, whose: Owner, ref: int | str, *, trash: bool = False
+        query: queries.Query,
+        whose: Owner,
+        ref: int | str,
+        versions: Versions = None,
+        *,
+        trash: bool = False,
     ) -> tuple[Any, ...]:
         """Return the one row; without it a write asks again, whether there is no such task.
 
@@ -347,7 +352,8 @@ def build_router(
             rows, _ = await database.run(query)
             if rows:
                 return rows[0]
-            raise _changed()
+            if versions is not None:  # else it has been deleted and brought back meanwhile
+                raise _changed()
         raise ApiError(404, f"There is no task {ref if isinstance(ref, int) else 'with this uid'}.")
 
     return router
