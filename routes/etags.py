@@ -37,7 +37,7 @@ IfNoneMatch = Annotated[
 UnlessAny = Annotated[
     str | None,
     WithJsonSchema({"type": "string", "enum": ["*"]}),
-    Header(alias="If-None-Match", description="`*`: only if there is no such task, so 412."),
+    Header(alias="If-None-Match", description="`*`: only if there is nothing to change, so 412."),
 ]
 
 
@@ -63,29 +63,31 @@ def _digest(*content: str | bytes) -> str:
 
 async def allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Versions:
     """Return the versions that a write may meet (If-Match, If-None-Match), None for any."""
-    allowed = _allowed(if_match, _VERSION)
+    return _allowed(if_match, if_none_match, _VERSION)
+
+
+def allowed_positions(
+    if_match: str | None, if_none_match: str | None, user_id: str, database: str
+) -> Positions:
+    """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
+    return _allowed(if_match, if_none_match, _POSITION % _digest(user_id, database))
+
+
+def _allowed(if_match: str | None, if_none_match: str | None, tag: str) -> tuple[int, ...] | None:
+    """Return what the conditions allow, or None where they allow any.
+
+    The comparison is strong: a weak tag never matches. Raises `InvalidInput` when `if_match` is no
+    list of tags, or `if_none_match` is not `*`, which allows nothing that is there.
+    """
+    allowed = None
+    if if_match is not None and if_match.strip() != "*":
+        known = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]
+        allowed = tuple(int(match[match.lastindex or 0]) for match in known if match) or _NEVER
     if if_none_match is None:
         return allowed
     if if_none_match.strip() != "*":
         raise InvalidInput([field_error("header", "If-None-Match", "must be * on a change")])
     return _NEVER
-
-
-def allowed_positions(if_match: str | None, user_id: str, database: str) -> Positions:
-    """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
-    return _allowed(if_match, _POSITION % _digest(user_id, database))
-
-
-def _allowed(if_match: str | None, tag: str) -> tuple[int, ...] | None:
-    """Return what `If-Match` allows, or None where it allows any.
-
-    The comparison is strong: a weak tag never matches. Raises `InvalidInput` when it is no list of
-    tags.
-    """
-    if if_match is None or if_match.strip() == "*":
-        return None
-    matches = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]
-    return tuple(int(match[match.lastindex or 0]) for match in matches if match) or _NEVER
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:

@@ -27,6 +27,7 @@ from routes.changes import add_changes, position_of
 from routes.etags import (
     IfMatch,
     IfNoneMatch,
+    UnlessAny,
     allowed_positions,
     allowed_versions,
     body_etag,
@@ -177,10 +178,14 @@ def build_router(
 
     @router.patch("", response_model=Updated, responses={**BAD_BODY, **refusals(412)})
     async def update_matching_tasks(
-        whose: Whose, wanted: Matching, change: TaskUpdate, if_match: IfMatch = None
+        whose: Whose,
+        wanted: Matching,
+        change: TaskUpdate,
+        if_match: IfMatch = None,
+        if_none_match: UnlessAny = None,
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        known = allowed_positions(if_match, whose.user_id, database.identity)
+        known = allowed_positions(if_match, if_none_match, whose.user_id, database.identity)
         until = monotonic() + BULK_DEADLINE
         while monotonic() < until:
             if change.recurrence is None:
@@ -202,13 +207,16 @@ def build_router(
 
     @router.delete("", response_model=Deleted, responses=refusals(412))
     async def delete_matching_tasks(
-        whose: Whose, wanted: Matching, if_match: IfMatch = None
+        whose: Whose,
+        wanted: Matching,
+        if_match: IfMatch = None,
+        if_none_match: UnlessAny = None,
     ) -> Response:
         """Puts every task that the filters match into the trash, at once; without a filter, all.
 
         With `deleted=true` it empties the trash.
         """
-        known = allowed_positions(if_match, whose.user_id, database.identity)
+        known = allowed_positions(if_match, if_none_match, whose.user_id, database.identity)
         query = queries.delete_tasks(whose.user_id, wanted, known)
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
