@@ -167,9 +167,11 @@ def build_router(
         if key is not None:
             detail = "is for one task; what makes an array safe to repeat is a uid in each"
             raise InvalidInput([field_error("header", "Idempotency-Key", detail)])
-        chosen = [one.uid for one in new if one.uid is not None]
-        if len(set(chosen)) < len(chosen):
-            raise InvalidInput([field_error("body", "uid", "must not repeat in an array")])
+        last = {one.uid: place for place, one in enumerate(new)}
+        for place, one in enumerate(new):
+            if one.uid is not None and (again := last[one.uid]) > place:
+                detail = "must not repeat in an array"
+                raise InvalidInput([field_error("body", f"{again}.uid", detail)])
         try:
             rows, _ = await database.run(queries.create_tasks(whose.user_id, new))
         except Conflict:
