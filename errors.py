@@ -76,7 +76,8 @@ class Unauthorized(ApiError):  # noqa: N818
     """401: what is wrong with a token is nobody's business, so it says the same of every one."""
 
     def __init__(self, detail: str = "A valid bearer token is required.") -> None:
-        super().__init__(401, detail, headers={"WWW-Authenticate": "Bearer"})  # RFC 6750 section 3
+        challenge = 'Bearer realm="tasks"'  # never without a parameter (RFC 6750 section 3)
+        super().__init__(401, detail, headers={"WWW-Authenticate": challenge})
 
 
 class InvalidInput(ApiError):  # noqa: N818

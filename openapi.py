@@ -90,7 +90,7 @@ HEADERS: Final[dict[str, tuple[str, str | int]]] = {
         "Names this request in the log; taken from the request when that has a sane one.",
         "5f3c1f0d9b7a4e0c8d2b6a1e4c7f9a3b",
     ),
-    "WWW-Authenticate": ("How to authenticate.", "Bearer"),
+    "WWW-Authenticate": ("How to authenticate.", 'Bearer realm="tasks"'),
 }
 
 # An example of each refusal.

@@ -82,7 +82,8 @@ def add_changes(
             known = Since(since=max(known.since, last_event_id or 0), limit=known.limit)
             check = partial(owner, request, **request.path_params)
             return Stream(live, whose, known, read, check)
-        content = (*whose, request.scope["query_string"], database.identity)
+        query = request.scope["query_string"]
+        content = (whose.user_id, database.identity, whose.url, query)
         if if_none_match is not None:
             etag = list_etag(await position_of(database, whose), *content)
             if not_modified(if_none_match, etag):

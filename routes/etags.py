@@ -12,8 +12,9 @@ from queries import Positions, Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
-_VERSION, _POSITION = "[0-9]{1,16}", "([0-9]{1,16})-[0-9a-f]{32}"
+_VERSION, _POSITION = "[0-9]{1,16}", "([0-9]{1,16})-%s-[0-9a-f]{32}"
 _NEVER = (-1,)  # no version and no position is that
+Conditions = tuple[str | None, str | None]  # what If-Match and If-None-Match say
 
 _ENTITY_TAG = '(W/)?"[!#-~]*"'
 # One plain string: with alternatives some generators leave the whole call out.
@@ -37,7 +38,7 @@ IfNoneMatch = Annotated[
 UnlessAny = Annotated[
     str | None,
     WithJsonSchema({"type": "string", "enum": ["*"]}),
-    Header(alias="If-None-Match", description="`*`: only if there is no such task, so 412."),
+    Header(alias="If-None-Match", description="`*`: only if there is nothing to change, so 412."),
 ]
 
 
@@ -51,9 +52,9 @@ def body_etag(body: bytes) -> str:
     return f'"{_digest(body)}"'
 
 
-def list_etag(position: int, *content: str | bytes) -> str:
+def list_etag(position: int, user_id: str, database: str, *content: str | bytes) -> str:
     """Return the strong tag of an answer that follows from the user's position and `content`."""
-    return f'"{position}-{_digest(*content)}"'
+    return f'"{position}-{_digest(user_id, database)}-{_digest(*content)}"'
 
 
 def _digest(*content: str | bytes) -> str:
@@ -63,29 +64,33 @@ def _digest(*content: str | bytes) -> str:
 
 async def _allowed_versions(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Versions:
     """Return the versions that a write may meet, None for any."""
-    allowed = _allowed(if_match, _VERSION)
+    return _allowed(if_match, if_none_match, _VERSION)
+
+
+async def _given(if_match: IfMatch = None, if_none_match: UnlessAny = None) -> Conditions:
+    return if_match, if_none_match
+
+
+Allowed = Annotated[Versions, Depends(_allowed_versions)]
+Given = Annotated[Conditions, Depends(_given)]
+
+
+def allowed_positions(given: Conditions, user_id: str, database: str) -> Positions:
+    """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
+    return _allowed(*given, _POSITION % _digest(user_id, database))
+
+
+def _allowed(if_match: str | None, if_none_match: str | None, tag: str) -> tuple[int, ...] | None:
+    """Return what the conditions allow, None for any; a weak tag never matches."""
+    allowed = None
+    if if_match is not None and if_match.strip() != "*":
+        known = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]
+        allowed = tuple(int(match[match.lastindex or 0]) for match in known if match) or _NEVER
     if if_none_match is None:
         return allowed
     if if_none_match.strip() != "*":
         raise invalid("header", "If-None-Match", "must be * on a change")
     return _NEVER
-
-
-async def _allowed_positions(if_match: IfMatch = None) -> Positions:
-    """Return the positions, told by the tags of lists, that a bulk call may meet; None for any."""
-    return _allowed(if_match, _POSITION)
-
-
-Allowed = Annotated[Versions, Depends(_allowed_versions)]
-Known = Annotated[Positions, Depends(_allowed_positions)]
-
-
-def _allowed(if_match: str | None, tag: str) -> tuple[int, ...] | None:
-    """Return what `If-Match` allows, None for any; a weak tag never matches."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    matches = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]
-    return tuple(int(match[match.lastindex or 0]) for match in matches if match) or _NEVER
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:

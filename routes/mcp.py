@@ -160,7 +160,7 @@ def _tool(name: str, owners: Owners) -> Json:
         if model is not _Listing:
             rules.setdefault("description", Task.model_fields[field].description)
         if rules.get("description"):  # else it is one of the spellings that are not shown
-            fields[field] = {key: it for key, it in rules.items() if key != "title"}
+            fields[field] = {k: v for k, v in rules.items() if k != "title" and v not in (None, [])}
     schema |= {"properties": fields, "required": [*schema.get("required", []), *more]}
     reads, destroys = name in ("list_tasks", "get_task"), name in ("update_task", "delete_task")
     hints = {"readOnlyHint": reads, "destructiveHint": destroys, "openWorldHint": False}

@@ -25,7 +25,15 @@ from queries import Positions, Versions
 from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
 from routes.answers import answer, json_answer, task_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
-from routes.etags import Allowed, IfNoneMatch, Known, body_etag, list_etag, not_modified
+from routes.etags import (
+    Allowed,
+    Given,
+    IfNoneMatch,
+    allowed_positions,
+    body_etag,
+    list_etag,
+    not_modified,
+)
 from routes.live import Live
 from routes.route import TaskRoute
 from schemas import NewTasks, Stats, Task, TaskCreate, TaskQuery, TaskUpdate
@@ -85,7 +93,8 @@ def build_router(
     ) -> Response:
         """Filters narrow the list; all of them must hold."""
         query = request.scope["query_string"]
-        content = (*whose, query, database.identity)  # whose: at one address each has their own
+        mine = (whose.user_id, database.identity)  # at one address each has their own
+        content = (*mine, whose.url, query)
         timeless = all(condition.column != "overdue" for condition in wanted.conditions)
         if if_none_match is not None and timeless:
             etag = list_etag(await position_of(database, whose), *content)
@@ -105,7 +114,7 @@ def build_router(
         following = shown[-1]["id"] if more and shown else None
         links = _links(whose.url, query, wanted, following)
         found = {"X-Total-Count": str(total), **links}
-        etag = list_etag(position, *(content if timeless else (body, str(total))))
+        etag = list_etag(position, *(content if timeless else (*mine, body, str(total))))
         return answer(body, found, etag, if_none_match)
 
     @router.post(
@@ -144,9 +153,10 @@ def build_router(
         if key is not None:
             detail = "is for one task; what makes an array safe to repeat is a uid in each"
             raise invalid("header", "Idempotency-Key", detail)
-        chosen = [one.uid for one in new if one.uid is not None]
-        if len(set(chosen)) < len(chosen):
-            raise invalid("body", "uid", "must not repeat in an array")
+        last = {one.uid: place for place, one in enumerate(new)}
+        for place, one in enumerate(new):
+            if one.uid is not None and (again := last[one.uid]) > place:
+                raise invalid("body", f"{again}.uid", "must not repeat in an array")
         try:
             rows, _ = await database.run(queries.create_tasks(whose.user_id, new))
         except Conflict:
@@ -155,9 +165,10 @@ def build_router(
 
     @router.patch("", response_model=schemas.Updated, responses={**BAD_BODY, **refusals(412)})
     async def update_matching_tasks(
-        whose: Whose, wanted: Matching, change: TaskUpdate, known: Known
+        whose: Whose, wanted: Matching, change: TaskUpdate, given: Given
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
+        known = allowed_positions(given, whose.user_id, database.identity)
         until = monotonic() + BULK_DEADLINE
         while monotonic() < until:
             if change.recurrence is None:
@@ -178,11 +189,12 @@ def build_router(
         raise Unavailable("Others change these tasks all the time; nothing was done, try again.")
 
     @router.delete("", response_model=schemas.Deleted, responses=refusals(412))
-    async def delete_matching_tasks(whose: Whose, wanted: Matching, known: Known) -> Response:
+    async def delete_matching_tasks(whose: Whose, wanted: Matching, given: Given) -> Response:
         """Puts every task that the filters match into the trash, at once; without a filter, all.
 
         With `deleted=true` it empties the trash.
         """
+        known = allowed_positions(given, whose.user_id, database.identity)
         query = queries.delete_tasks(whose.user_id, wanted, known)
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
@@ -298,11 +310,16 @@ def build_router(
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         forever = bool(how.forever)
         query = queries.delete_task(whose.user_id, ref, versions, forever=forever)
-        row = await _one(query, whose, ref, trash=forever)
+        row = await _one(query, whose, ref, versions, trash=forever)
         return json_answer(task_fields(row, whose))
 
     async def _one(
-        query: queries.Query, whose: Owner, ref: int | str, *, trash: bool = False
+        query: queries.Query,
+        whose: Owner,
+        ref: int | str,
+        versions: Versions = None,
+        *,
+        trash: bool = False,
     ) -> tuple[Any, ...]:
         """Return the one row; without it a write asks whether there is one, also in the `trash`."""
         rows, _ = await database.run(query)
@@ -315,7 +332,8 @@ def build_router(
             rows, _ = await database.run(query)
             if rows:
                 return rows[0]
-            raise _changed()
+            if versions is not None:  # else it has been deleted and brought back meanwhile
+                raise _changed()
         raise ApiError(404, f"There is no task {ref if isinstance(ref, int) else 'with this uid'}.")
 
     return router

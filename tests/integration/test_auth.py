@@ -42,7 +42,7 @@ GOOD: list[Any] = [
     OTHER_RSA,
 ]
 
-
+CHALLENGE = 'Bearer realm="tasks"'
 OTHER_AUDIENCE = "https://also.example"
 CHECKS = {
     "AUTH_ISSUER": ISSUER,
@@ -117,7 +117,7 @@ def bearer(token: str) -> dict[str, str]:
 def assert_unauthorized(answer: httpx2.Response) -> None:
     """Check for the one 401 that every bad token gets, which says nothing about the reason."""
     assert answer.status_code == 401, answer.text
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["WWW-Authenticate"] == CHALLENGE
     assert answer.headers["Content-Type"] == "application/problem+json"
     detail = "A valid bearer token is required."
     assert answer.json() == {
@@ -185,7 +185,7 @@ def test_no_operation_works_without_a_token(guard: Guarded, user: str) -> None:
     ):
         answer = guard.client.request(method, path, json=body)
         assert answer.status_code == 401, f"{method} {path}: {answer.text}"
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["WWW-Authenticate"] == CHALLENGE
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,10 @@ def test_a_good_token_is_accepted(guard: Guarded, user: str, name: str) -> None:
     assert guard.status(token) == 200
 
 
-@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
-def test_the_scheme_is_bearer_in_any_case(guard: Guarded, user: str, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer "])
+def test_the_scheme_is_bearer_in_any_case_and_before_any_blanks(
+    guard: Guarded, user: str, scheme: str
+) -> None:
     header = f"{scheme} {guard.key.token(claims(user))}"
     assert guard.get("/api/tasks", Authorization=header).status_code == 200
 

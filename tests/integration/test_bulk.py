@@ -205,6 +205,40 @@ def test_the_tag_of_another_list_is_not_that_of_somebody_who_has_none(
     assert client.delete(f"/api/{user}-new/tasks{query}", headers=stale).status_code == 412
 
 
+@pytest.mark.parametrize("query", ["", "?overdue=false"])
+def test_the_tag_of_another_user_at_the_same_position_does_not_match(
+    query: str, client: httpx2.Client, tasks: str, user: str
+) -> None:
+    """As of a page where one user has logged out and another in."""
+    other = f"/api/{user}-2/tasks"
+    create(client, tasks)
+    create(client, other)
+    tag, theirs = (client.get(path + query).headers["ETag"] for path in (tasks, other))
+    assert tag.partition("-")[0] == theirs.partition("-")[0]
+    for method, body in ("PATCH", {"title": "b"}), ("PATCH", {}), ("DELETE", None):
+        refused = client.request(method, tasks, json=body, headers={"If-Match": theirs})
+        assert refused.status_code == 412, refused.text
+        assert client.get(tasks + query).headers["ETag"] == tag
+    assert client.delete(tasks, headers={"If-Match": tag}).json() == {"deleted": 1}
+
+
+@pytest.mark.parametrize("query", ["", "?q=nothing", "?deleted=true"])
+def test_if_none_match_any_refuses_a_bulk_call_for_the_list_is_there(
+    query: str, client: httpx2.Client, tasks: str
+) -> None:
+    condition = {"If-None-Match": "*"}
+    for _ in "before the first task", "and after":
+        before = client.get(tasks)
+        for method, body in ("PATCH", {"title": "b"}), ("PATCH", {}), ("DELETE", None):
+            refused = client.request(method, tasks + query, json=body, headers=condition)
+            assert refused.status_code == 412, refused.text
+            other = {"If-None-Match": before.headers["ETag"]}
+            answer = client.request(method, tasks + query, json=body, headers=other)
+            assert_refused(answer, "If-None-Match", "header")
+        assert client.get(tasks).json() == before.json()
+        create(client, tasks)
+
+
 def test_bulk_calls_touch_only_the_tasks_of_their_user(
     client: httpx2.Client, tasks: str, user: str
 ) -> None:

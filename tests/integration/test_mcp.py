@@ -186,6 +186,24 @@ def test_the_schemas_are_those_of_the_rest_api(client: httpx2.Client) -> None:
         assert tool["annotations"]["destructiveHint"] == (name in ("update_task", "delete_task"))
 
 
+def test_a_client_that_sends_the_defaults_of_a_schema_changes_nothing(
+    client: httpx2.Client, user: str
+) -> None:
+    full = {"description": "Skimmed", "due_date": "2044-01-02", "order": 3, "tags": ["shopping"]}
+    task = use(client, "add_task", user_id=user, title="Buy milk", **full)
+    defaults = {
+        tool["name"]: {
+            field: rules["default"]
+            for field, rules in tool["inputSchema"]["properties"].items()
+            if "default" in rules
+        }
+        for tool in answered(client, call("tools/list"))["tools"]
+    }
+    sent = {"user_id": user, "task_id": task["id"], **defaults["update_task"]}
+    assert use(client, "update_task", **sent).items() >= full.items()
+    assert defaults["list_tasks"] == {"status": "all", "q": "", "limit": 100}
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "named"),
     [

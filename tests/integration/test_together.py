@@ -148,6 +148,15 @@ def test_deletes_at_once_give_the_task_to_one(
     assert deleted == task | {"deleted": True} | touched
 
 
+def test_deletes_amid_those_who_bring_the_task_back_meet_no_condition(
+    client: httpx2.Client, crowded: Service, tasks: str
+) -> None:
+    path = client.post(tasks, json={"title": "task"}).json()["url"].removeprefix(crowded.url)
+    requests = [Request("DELETE", path), Request("PATCH", path, {"deleted": False})] * 200
+    statuses = {answer.status for answer in at_once(crowded.url, requests)}
+    assert {200} <= statuses <= {200, 404}
+
+
 def test_creates_at_once_all_get_ids_of_their_own(
     client: httpx2.Client, crowded: Service, tasks: str
 ) -> None:

@@ -152,7 +152,7 @@ def test_of_an_array_with_anothers_uid_none_is_made(client: httpx2.Client, tasks
         ([{"title": "x"}] * 1001, "body", "body"),
         ([{"title": "x"}, {"titel": "x"}], "1.title", "body"),
         ([{"title": "x"}, 7], "1", "body"),
-        ([{"title": "x", "uid": "a"}, {"title": "x", "uid": "a"}], "uid", "body"),
+        ([{"title": "x", "uid": "a"}, {"title": "x", "uid": "a"}], "1.uid", "body"),
         ([{"title": "x", "uid": "7"}], "0.uid", "body"),
     ],
     ids=["none", "too many", "no title", "no object", "one uid twice", "no uid"],
