@@ -34,15 +34,54 @@ class StandIn:
 
 
 async def _three_calls(pool: StandIn, *, repeatable: bool = False) -> list[asyncio.Task[Rows]]:
-    """Make three calls that share a statement, behind one that is under way."""
+    """Make three calls that share a statement."""
     gatherer = Gatherer(pool, "one", "many", {}, repeatable=repeatable)  # type: ignore[arg-type]
-    first = asyncio.create_task(gatherer.run({"task_id": 9}))
     calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in range(3)]
     await asyncio.sleep(0.01)
-    assert [sql for sql, _, _ in pool.sent] == ["one", "many"]
-    pool.sent.pop(0)[2].set_result(([("alone",)], 1))
-    assert await first == ([("alone",)], 1)
+    assert [sql for sql, _, _ in pool.sent] == ["many"]
     return calls
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.6], ids=["near", "far"])
+def test_while_a_statement_is_under_way_calls_gather_unless_the_database_is_far(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "SOON", 0.5)
+
+    async def scenario() -> None:
+        pool = StandIn()
+        gatherer = Gatherer(pool, "one", "many", {}, repeatable=True)  # type: ignore[arg-type]
+
+        def call(number: int) -> asyncio.Task[Rows]:
+            return asyncio.create_task(gatherer.run({"task_id": number}))
+
+        async def told() -> list[str]:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return [sql for sql, _, _ in pool.sent]
+
+        calls = [call(0)]
+        assert await told() == ["one"]  # alone
+        await asyncio.sleep(seconds)
+        pool.sent[0][2].set_result(([(0,)], 1))
+        calls += [call(1)]
+        assert await told() == ["one", "one"]
+        calls += [call(2)]
+        await told()
+        calls += [call(3)]
+        apart = ["one"] * 4
+        assert await told() == (apart if seconds else apart[:2])
+        if not seconds:
+            pool.sent[1][2].set_result(([(1,)], 1))
+            assert await told() == ["one", "one", "many"]  # it is back
+            calls += [call(4)]
+            assert await told() == ["one", "one", "many"]
+            await asyncio.sleep(0.6)
+            assert await told() == ["one", "one", "many", "one"]  # it does not come back
+        for each in calls:
+            each.cancel()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -105,14 +144,13 @@ def test_the_same_task_twice_goes_into_two_statements() -> None:
     async def scenario() -> None:
         pool = StandIn()
         gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
-        calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in (9, 1, 2, 1)]
+        calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in (1, 2, 1)]
         await asyncio.sleep(0.01)
-        assert [sql for sql, _, _ in pool.sent] == ["one", "many", "one"]
-        pool.sent[0][2].set_result(([("alone",)], 1))
-        pool.sent[1][2].set_result(([(1, "two"), (0, "one")], 2))
-        pool.sent[2][2].set_result(([("one again",)], 1))
+        assert [sql for sql, _, _ in pool.sent] == ["many", "one"]
+        pool.sent[0][2].set_result(([(1, "two"), (0, "one")], 2))
+        pool.sent[1][2].set_result(([("one again",)], 1))
         answers = await asyncio.gather(*calls)
-        assert [rows[0][0] for rows, _ in answers] == ["alone", "one", "two", "one again"]
+        assert [rows[0][0] for rows, _ in answers] == ["one", "two", "one again"]
 
     asyncio.run(scenario())
 
