@@ -85,7 +85,8 @@ class Gatherer:
             self._later = self._later or self._loop.call_later(SOON, self._flush, MOST)
         else:
             self._flushing = True
-            self._loop.call_soon(self._flush, len(self._waiting))
+            near = self._quickest < SOON
+            self._loop.call_soon(self._flush, len(self._waiting) if near else MOST)
 
     def _flush(self, seen: int) -> None:
         if seen < len(self._waiting) < MOST:  # this turn has brought more
