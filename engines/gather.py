@@ -81,11 +81,11 @@ class Gatherer:
     def _flush_soon(self) -> None:
         if self._flushing or not self._waiting or self._in_flight >= IN_FLIGHT:
             return
-        if self._in_flight and self._quickest < SOON and len(self._waiting) < MOST:
+        near = self._quickest < SOON
+        if self._in_flight and near and len(self._waiting) < MOST:
             self._later = self._later or self._loop.call_later(SOON, self._flush, MOST)
         else:
             self._flushing = True
-            near = self._quickest < SOON
             self._loop.call_soon(self._flush, len(self._waiting) if near else MOST)
 
     def _flush(self, seen: int) -> None:

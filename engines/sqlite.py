@@ -78,12 +78,12 @@ class _Job:
     first: First
     then: First
     seconds: float
-    outcome: Rows | Exception = ([], 0)
 
     def __post_init__(self) -> None:
         # What may be slow shares no transaction, nor what could fail after it has done something.
         self.alone = self.seconds > DEADLINE or bool(self.then[0])
         self.deadline = monotonic() + self.seconds
+        self.outcome: Rows | Exception = ([], 0)  # a list of its own
         self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
 
     def end(self, outcome: Rows | Exception) -> None:
