@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from engines import DEADLINE, Queue
@@ -25,6 +25,7 @@ First = tuple[str, Parameters]  # what goes before or after a statement, in one 
 
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
+_PAUSE: Final = 0.0005  # seconds between two attempts to lock the file
 _GRACE: Final = 0.6  # seconds past its deadline in which an interrupted statement has ended
 _NEAR: Final = 0.002  # seconds that a read may take on the loop
 _STEPS: Final = 300  # of SQLite's machine between two looks at the clock
@@ -123,9 +124,26 @@ class _Worker:
     connection: sqlite3.Connection | None = None
 
 
+def _begin(connection: sqlite3.Connection) -> None:
+    """Begin to write as soon as no other process does, or fail after a tick.
+
+    SQLite would wait by itself, looking again after up to 100 ms: with two workers, p95 was 4 times
+    as long.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    until = monotonic() + _TICK
+    while not connection.in_transaction:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or monotonic() > until:
+                raise
+            sleep(_PAUSE)
+
+
 def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
     """Run the writes in one transaction; one that fails leaves the others as they are."""
-    connection.execute("BEGIN IMMEDIATE")
+    _begin(connection)
     try:
         for job in jobs:
             _run(connection, job)
