@@ -23,7 +23,7 @@ IN_FLIGHT: Final = 10  # statements of one operation
 SOON: Final = 0.005  # seconds
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Call:
     """The parameters of one call, since when it waits, and the future of its rows."""
 
@@ -54,6 +54,7 @@ class Gatherer:
         self._repeatable = repeatable
         self._waiting: deque[_Call] = deque()
         self._in_flight = 0
+        self._under_way: list[list[_Call]] = []  # these, and those that go again alone
         self._flushing = False
         self._later: asyncio.TimerHandle | None = None
         self._quickest = SOON  # seconds that a statement has taken at the least, of late
@@ -96,22 +97,28 @@ class Gatherer:
         if self._later:
             self._later.cancel()
             self._later = None
-        if calls := self._take():
-            self._in_flight += 1
+        if calls := self._take():  # else all wait for one that is under way
             self._send(calls)
-        self._flush_soon()
+            self._flush_soon()
 
     def _take(self) -> list[_Call]:
-        """Take those who wait longest; who would change a task that is taken already stays."""
+        """Take those who wait longest; who would change a task that is taken already stays.
+
+        Half of the statements are for users without a change under way: one lock may hold up all of
+        a user's changes, and what shares a statement with them.
+        """
         taken: list[_Call] = []
         left: list[_Call] = []
-        changed = set()
+        changed, busy = set(), set()
+        if not self._repeatable and len(self._under_way) >= IN_FLIGHT // 2:
+            busy = {call.parameters.get("owner") for calls in self._under_way for call in calls}
         while self._waiting and len(taken) < MOST:
             call = self._waiting.popleft()
-            task_id = call.parameters.get("task_id")
+            task_id = call.parameters.get("task_id", call)  # a new one has none yet
+            owner = call.parameters.get("owner", call)
             if call.rows.done():
                 continue
-            if not self._repeatable and task_id is not None and task_id in changed:
+            if not self._repeatable and (task_id in changed or owner in busy):
                 left.append(call)
             else:
                 changed.add(task_id)
@@ -119,7 +126,9 @@ class Gatherer:
         self._waiting.extendleft(reversed(left))
         return taken
 
-    def _send(self, calls: list[_Call]) -> None:
+    def _send(self, calls: list[_Call], *, again: bool = False) -> None:
+        self._in_flight += not again  # else users that are held up would hold up all
+        self._under_way.append(calls)
         sql: Sql = self._one
         parameters = calls[0].parameters
         if len(calls) > 1:
@@ -131,10 +140,13 @@ class Gatherer:
         rows = self._pool.run(
             sql, parameters, repeatable=self._repeatable, waited=waited, shared=len(calls) > 1
         )
-        rows.add_done_callback(lambda done: self._served(calls, sent, done))
+        rows.add_done_callback(lambda done: self._served(calls, sent, again, done))
 
-    def _served(self, calls: list[_Call], sent: float, done: "asyncio.Future[Rows]") -> None:
-        self._in_flight -= 1
+    def _served(
+        self, calls: list[_Call], sent: float, again: bool, done: "asyncio.Future[Rows]"
+    ) -> None:
+        self._in_flight -= not again
+        self._under_way.remove(calls)
         # Forgotten bit by bit, since a database may move.
         self._quickest = min(self._loop.time() - sent, self._quickest + 1e-5)
         error = done.exception()
@@ -147,8 +159,7 @@ class Gatherer:
         elif len(calls) > 1 and (self._repeatable or isinstance(error, (psycopg2.Error, Undone))):
             # Nothing was done, or doing it again is harmless: let each answer for itself.
             for call in calls:
-                self._in_flight += 1
-                self._send([call])
+                self._send([call], again=True)
         else:
             for call in calls:
                 call.fail(error)

@@ -140,15 +140,16 @@ def test_bulk_calls_that_wait_leave_half_of_the_pool_to_the_others(url: str, use
         waiting.join()
 
 
-@pytest.mark.parametrize("many", ["bulk calls", "arrays"])
-def test_bulk_calls_of_one_user_hold_up_nobody_elses(url: str, user: str, many: str) -> None:
+@pytest.mark.parametrize("many", ["bulk calls", "arrays", "toggles"])
+def test_calls_of_one_user_that_wait_hold_up_nobody_elses(url: str, user: str, many: str) -> None:
     mine, theirs = f"/api/{user}/tasks", f"/api/{user}-2/tasks"
     held = "UPDATE task_feed SET position = position WHERE user_id = %s"
     change = Request("PATCH", mine, {"priority": "low"})
-    asked = change if many == "bulk calls" else Request("POST", mine, [{"title": "x"}])
     with Service(DATABASE_URL=url, DB_POOL_SIZE="4") as service, client_of(service) as client:
-        create(client, mine)
-        create(client, theirs)
+        toggle = Request("PATCH", f"{mine}/{create(client, mine)['id']}/complete")
+        their_toggle = f"{theirs}/{create(client, theirs)['id']}/complete"
+        array = Request("POST", mine, [{"title": "x"}])
+        asked = {"bulk calls": change, "arrays": array, "toggles": toggle}[many]
         with closing(psycopg2.connect(url)) as connection:
             connection.cursor().execute(held, (user,))
             waiting = threading.Thread(target=at_once, args=(service.url, [asked] * 20))
@@ -157,6 +158,7 @@ def test_bulk_calls_of_one_user_hold_up_nobody_elses(url: str, user: str, many: 
             began = time.monotonic()
             assert client.patch(theirs, json={"priority": "low"}).json() == {"updated": 1}
             assert client.post(theirs, json=[{"title": "x"}]).status_code == 201
+            assert client.patch(their_toggle).json()["completed"] is True
             assert time.monotonic() - began < 2
             assert waiting.is_alive()
             connection.rollback()

@@ -176,3 +176,31 @@ def test_who_waits_in_vain_is_told_so_in_time(monkeypatch: pytest.MonkeyPatch) -
             call.cancel()
 
     asyncio.run(scenario())
+
+
+def test_changes_of_one_user_that_wait_hold_up_nobody_elses() -> None:
+    async def scenario() -> None:
+        pool = StandIn()
+        gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+
+        def call(owner: str, number: int) -> asyncio.Task[Rows]:
+            return asyncio.create_task(gatherer.run({"task_id": number, "owner": owner}))
+
+        calls = [call("a", number) for number in range(400)]
+        await asyncio.sleep(0.1)
+        assert len(pool.sent) == 5  # the other half is for others
+        for _, _, rows in pool.sent[:5]:
+            rows.set_exception(Undone("all wait for one lock"))
+        await asyncio.sleep(0.1)
+        assert [sql for sql, _, _ in pool.sent[5:]] == ["one"] * 150  # each for itself
+        calls += [call("b", 1000)]
+        await asyncio.sleep(0.1)
+        assert [given["owner"] for _, given, _ in pool.sent[155:]] == ["b"]
+        for _, _, rows in pool.sent[5:]:
+            rows.set_result(([("done",)], 1))
+        await asyncio.sleep(0.1)
+        assert len(pool.sent) > 156  # their turn comes
+        for each in calls:
+            each.cancel()
+
+    asyncio.run(scenario())
