@@ -87,7 +87,7 @@ class Tokens:
         if not scheme and request.scope["path"].endswith("/tasks/changes"):
             # `EventSource` cannot send headers (RFC 6750 section 2.3).
             scheme, token = "bearer", request.query_params.get("access_token", "")
-        if scheme.lower() == "bearer" and len(token := token.lstrip(" ")) <= _LONGEST:
+        if scheme.lower() == "bearer" and len(token := token.strip(" \t")) <= _LONGEST:
             try:
                 key = await self._keys.for_token(token) if self._keys else self._secret
                 if key:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import httpx2
 import pytest
@@ -221,6 +222,15 @@ def test_the_scheme_is_bearer_in_any_case_and_before_any_blanks(
 ) -> None:
     header = f"{scheme} {guard.key.token(claims(user))}"
     assert guard.get("/api/tasks", Authorization=header).status_code == 200
+
+
+@pytest.mark.parametrize("blanks", [" ", "\t", "  "])
+def test_blanks_after_a_token_are_none_of_it(guard: Guarded, user: str, blanks: str) -> None:
+    """RFC 9110 section 5.5; httpx2 sends none."""
+    header = f"Bearer {guard.key.token(claims(user))}{blanks}"
+    request = Request(f"{guard.service.url}/api/tasks", headers={"Authorization": header})
+    with urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
 
 
 def test_a_token_ends_while_it_is_in_use(secret: Guarded, user: str) -> None:
