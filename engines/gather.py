@@ -147,10 +147,10 @@ class Gatherer:
     ) -> None:
         self._in_flight -= not again
         self._under_way.remove(calls)
-        # Forgotten bit by bit, since a database may move.
-        self._quickest = min(self._loop.time() - sent, self._quickest + 1e-5)
         error = done.exception()
         if error is None:
+            # Forgotten bit by bit, since a database may move.
+            self._quickest = min(self._loop.time() - sent, self._quickest + 1e-5)
             rows = done.result()[0]
             answers = [rows] if len(calls) == 1 else _by_call(rows, len(calls))
             for call, answer in zip(calls, answers, strict=True):
