@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",
-        help="run the tests of `service` alone, with 4 workers on PostgreSQL behind PgBouncer",
+        help="run the tests of `service` and `crowded`, 4 workers on PostgreSQL behind PgBouncer",
     )
 
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item
             for item in items
             if isinstance(item, pytest.Function)
-            and "service" in item.fixturenames
+            and {"service", "crowded"} & set(item.fixturenames)
             and item.callspec.params.get("database") == "postgresql"
         ]
 
@@ -109,6 +109,16 @@ def service(request: pytest.FixtureRequest, database: Database) -> Iterator[Serv
         url = bouncer.url(urlsplit(database.url).path[1:])
         with Service(DATABASE_URL=url, workers=4) as service:
             yield service
+
+
+@pytest.fixture(scope="session")
+def crowded(request: pytest.FixtureRequest, database: Database) -> Iterator[Service]:
+    """The live service on `database`, four workers: one for all tests of what they do at once."""
+    if request.config.getoption("--through-pgbouncer"):
+        yield request.getfixturevalue("service")
+        return
+    with Service(DATABASE_URL=database.url, workers=4) as service:
+        yield service
 
 
 @pytest.fixture
