@@ -35,8 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --through-pgbouncer, keep what that is about; else begin with the longest, that run."""
-    items.sort(key=lambda item: "test_pgbouncer" not in item.nodeid)
+    """With --through-pgbouncer, keep what that is about; else begin with the longest, that run.
+
+    Then come those that mostly wait: at the end, all processes would wait in them.
+    """
+    first = ("faults/test_pgbouncer", "faults/test_live")
+    items.sort(key=lambda item: [name not in item.nodeid for name in first])
     if config.getoption("--through-pgbouncer"):
         items[:] = [
             item
