@@ -30,19 +30,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",
-        help="run the tests of `service` alone, with 4 workers on PostgreSQL behind PgBouncer",
+        help="run the tests of `service` and `crowded`, 4 workers on PostgreSQL behind PgBouncer",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --through-pgbouncer, keep what that is about; else begin with the longest, that run."""
-    items.sort(key=lambda item: "test_pgbouncer" not in item.nodeid)
+    """With --through-pgbouncer, keep what that is about; else begin with the longest, that run.
+
+    Then come those that mostly wait: at the end, all processes would wait in them.
+    """
+    first = ("faults/test_pgbouncer", "faults/test_live")
+    items.sort(key=lambda item: [name not in item.nodeid for name in first])
     if config.getoption("--through-pgbouncer"):
         items[:] = [
             item
             for item in items
             if isinstance(item, pytest.Function)
-            and "service" in item.fixturenames
+            and {"service", "crowded"} & set(item.fixturenames)
             and item.callspec.params.get("database") == "postgresql"
         ]
 
@@ -109,6 +113,16 @@ def service(request: pytest.FixtureRequest, database: Database) -> Iterator[Serv
         url = bouncer.url(urlsplit(database.url).path[1:])
         with Service(DATABASE_URL=url, workers=4) as service:
             yield service
+
+
+@pytest.fixture(scope="session")
+def crowded(request: pytest.FixtureRequest, database: Database) -> Iterator[Service]:
+    """The live service on `database`, four workers: one for all tests of what they do at once."""
+    if request.config.getoption("--through-pgbouncer"):
+        yield request.getfixturevalue("service")
+        return
+    with Service(DATABASE_URL=database.url, workers=4) as service:
+        yield service
 
 
 @pytest.fixture

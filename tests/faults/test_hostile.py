@@ -431,9 +431,9 @@ def test_ever_new_combinations_of_filters_leave_no_mark(
             sort = ",".join(chance.sample(fields, chance.randint(0, 6)))
             assert client.get(f"{tasks}?{query}&sort={sort}").status_code == 200, query
 
-    ask(400)
+    ask(600)
     before = service.memory()
-    ask(2000)
+    ask(600)  # which are more than 50 MB when none is collected, or their cache has no bound
     assert service.memory() < before + 30_000_000
 
 

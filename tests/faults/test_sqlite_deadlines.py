@@ -272,14 +272,19 @@ TAGS = [str(number) for number in range(20)]
 SEARCH = "/api/heavy/tasks?tags_ne=x&tags_like=1&" + "&".join(f"tag={tag}" for tag in TAGS)
 
 
-@pytest.fixture
-def heavy(tmp_path: Path) -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def heavy_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `heavy`."""
+    return tmp_path_factory.mktemp("heavy") / "tasks.db"
+
+
+@pytest.fixture(scope="module")
+def heavy(heavy_path: Path) -> Iterator[Service]:
     """A service whose user `heavy` has 500,000 tasks."""
-    path = tmp_path / "tasks.db"
-    with Service(DATABASE_URL=f"sqlite:///{path}") as service:
+    with Service(DATABASE_URL=f"sqlite:///{heavy_path}") as service:
         first = {"title": "a", "tags": TAGS}
         assert httpx2.post(f"{service.url}/api/heavy/tasks", json=first).status_code == 201
-        with closing(sqlite3.connect(path)) as connection, connection:
+        with closing(sqlite3.connect(heavy_path)) as connection, connection:
             names = [row[1] for row in connection.execute("PRAGMA table_info(task)")]
             values = {name: f'task."{name}"' for name in names} | {
                 "id": "NULL",
@@ -297,11 +302,11 @@ def test_a_search_that_takes_too_long_is_a_503_that_says_so(heavy: Service) -> N
     assert answer.seconds < 6
 
 
-def test_heavy_searches_of_one_user_hold_up_nobody_else(heavy: Service) -> None:
+def test_heavy_searches_of_one_user_hold_up_nobody_else(heavy: Service, tasks: str) -> None:
     light = [
-        Request("GET", "/api/light/tasks"),
-        Request("POST", "/api/light/tasks", {"title": "light"}),
-        Request("GET", "/api/light/tasks/stats"),
+        Request("GET", tasks),
+        Request("POST", tasks, {"title": "light"}),
+        Request("GET", f"{tasks}/stats"),
     ]
     answers = at_once(heavy.url, [Request("GET", SEARCH)] * 24 + light)
     assert [answer.status for answer in answers] == [503] * 24 + [200, 201, 200]
@@ -310,10 +315,9 @@ def test_heavy_searches_of_one_user_hold_up_nobody_else(heavy: Service) -> None:
 
 
 def test_with_the_file_locked_writes_are_refused_in_time_and_reads_are_served(
-    heavy: Service, tmp_path: Path
+    heavy: Service, heavy_path: Path, tasks: str
 ) -> None:
-    tasks = "/api/light/tasks"
-    with locked(f"sqlite:///{tmp_path}/tasks.db"):
+    with locked(f"sqlite:///{heavy_path}"):
         requests = [Request("POST", tasks, {"title": "late"})] * 75 + [Request("GET", tasks)]
         answers = at_once(heavy.url, requests)
     assert [answer.status for answer in answers] == [503] * 75 + [200]

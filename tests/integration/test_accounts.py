@@ -735,30 +735,25 @@ def test_the_table_of_failures_has_one_row_for_many_of_one_and_none_for_what_suc
     assert rows(database, "SELECT count(*) FROM task_failed_login") == [(0,)]
 
 
-def test_of_many_sign_ups_on_four_workers_in_many_spellings_one_succeeds(
-    new_database: Database,
+def test_accounts_and_failures_hold_over_four_workers_and_a_restart(
+    new_database: Database, email: str
 ) -> None:
     spellings = ("jos\u00e9@example.com", "JOSE\u0301@Example.COM", " Jos\u00e9@example.com")
-    with with_accounts(new_database, workers=4) as service, ThreadPoolExecutor(24) as threads:
-        clients = [client_of(service) for _ in range(24)]
+    with with_accounts(new_database, workers=4) as service, ThreadPoolExecutor(50) as threads:
+        clients = [client_of(service) for _ in range(50)]
 
         def call(place: int) -> httpx2.Response:
             body = {"email": spellings[place % 3], "password": f"{PASSWORD} {place}"}
             return clients[place].post("/api/auth/signup", json=body)
 
+        # Of many sign-ups in many spellings one succeeds.
         answers = list(threads.map(call, range(24)))
         assert sorted(answer.status_code for answer in answers) == [201] + 23 * [409]
         (made,) = (place for place, answer in enumerate(answers) if answer.status_code == 201)
         right = log_in(clients[0], "jos\u00e9@example.com", f"{PASSWORD} {made}")
         assert right.json()["user"] == answers[made].json()["user"]
-    assert rows(new_database, "SELECT count(*) FROM task_account") == [(1,)]
+        assert rows(new_database, "SELECT count(*) FROM task_account") == [(1,)]
 
-
-def test_failures_and_accounts_hold_over_four_workers_and_a_restart(
-    new_database: Database, email: str
-) -> None:
-    with with_accounts(new_database, workers=4) as service, ThreadPoolExecutor(50) as threads:
-        clients = [client_of(service) for _ in range(50)]
         ann = sign_up(clients[0], email)
         read = threads.map(lambda each: each.get("/api/tasks", headers=ann.headers), clients)
         assert {answer.status_code for answer in read} == {200}

@@ -131,13 +131,12 @@ def test_only_the_users_own_changes_are_told(
         assert listener.titles() == ["theirs"]
 
 
-def test_a_change_by_another_worker_comes(new_database: Database, tasks: str) -> None:
+def test_a_change_by_another_worker_comes(crowded: Service, tasks: str) -> None:
     with (
-        Service(DATABASE_URL=new_database.url, workers=4) as service,
         ExitStack() as stack,
-        httpx2.Client(base_url=service.url, trust_env=False) as client,
+        httpx2.Client(base_url=crowded.url, trust_env=False) as client,
     ):
-        url = changes_of(service, tasks)
+        url = changes_of(crowded, tasks)
         listeners = [stack.enter_context(Listener(url)) for _ in range(8)]
         for number in range(5):
             client.headers["Connection"] = "close"  # so that each may meet another worker

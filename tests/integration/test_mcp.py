@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from routes.mcp import LEGACY, MODERN, TOOLS
 from schemas import Completion, TaskCreate, TaskUpdate
-from tests.conftest import Database
 from tests.support.api import create
 from tests.support.app import in_process
 from tests.support.load import Request, at_once
@@ -333,26 +332,25 @@ def test_headers_for_the_protocol_do_not_reach_the_tasks(
     assert made[0] != made[1]
 
 
-def test_two_hundred_at_once_over_four_workers(new_database: Database) -> None:
+def test_two_hundred_at_once_over_four_workers(crowded: Service) -> None:
     user = uuid4().hex
-    with Service(DATABASE_URL=new_database.url, workers=4) as service:
-        adding = [{"title": f"{number}", "user_id": user} for number in range(200)]
-        requests = [
-            Request("POST", "/mcp", call("tools/call", {"name": "add_task", "arguments": each}, n))
-            for n, each in enumerate(adding)
-        ]
-        contents = [answer.json() for answer in at_once(service.url, requests)]
-        assert {content["id"] for content in contents} == set(range(200))
-        for content in contents:
-            task = content["result"]["structuredContent"]
-            assert task["title"] == str(content["id"])
-        found = httpx2.get(f"{service.url}/api/{user}/tasks").json()
-        assert Counter(task["title"] for task in found) == Counter(map(str, range(200)))
-        toggled: Any = {"name": "complete_task", "arguments": {"task_id": found[0]["id"]}}
-        toggled["arguments"]["user_id"] = user
-        same = [Request("POST", "/mcp", call("tools/call", toggled))] * 200
-        assert all(answer.status == 200 for answer in at_once(service.url, same))
-        assert httpx2.get(found[0]["url"]).json()["completed"] is True
+    adding = [{"title": f"{number}", "user_id": user} for number in range(200)]
+    requests = [
+        Request("POST", "/mcp", call("tools/call", {"name": "add_task", "arguments": each}, n))
+        for n, each in enumerate(adding)
+    ]
+    contents = [answer.json() for answer in at_once(crowded.url, requests)]
+    assert {content["id"] for content in contents} == set(range(200))
+    for content in contents:
+        task = content["result"]["structuredContent"]
+        assert task["title"] == str(content["id"])
+    found = httpx2.get(f"{crowded.url}/api/{user}/tasks").json()
+    assert Counter(task["title"] for task in found) == Counter(map(str, range(200)))
+    toggled: Any = {"name": "complete_task", "arguments": {"task_id": found[0]["id"]}}
+    toggled["arguments"]["user_id"] = user
+    same = [Request("POST", "/mcp", call("tools/call", toggled))] * 200
+    assert all(answer.status == 200 for answer in at_once(crowded.url, same))
+    assert httpx2.get(found[0]["url"]).json()["completed"] is True
 
 
 # ---- the protocol

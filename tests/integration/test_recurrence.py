@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -420,13 +420,6 @@ def run(database: Database, statement: str) -> None:
 def test_a_change_of_nothing_makes_no_next() -> None:
     query = queries.update_task("u", 1, TaskUpdate(), (1,), ruled=True)
     assert repeating.with_next(query, {1: ("x", None, None, None)}) == query
-
-
-@pytest.fixture(scope="module")
-def crowded(database: Database) -> Iterator[Service]:
-    """The service with four workers."""
-    with Service(DATABASE_URL=database.url, workers=4) as service:
-        yield service
 
 
 @pytest.mark.parametrize("others", ["none", "toggles", "bulk", "all"])

@@ -8,18 +8,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.conftest import Database
 from tests.support.load import Client, Request, at_once
 from tests.support.model import PRIORITIES
 from tests.support.service import Service
 from tests.support.strategies import LETTERS
-
-
-@pytest.fixture(scope="module")
-def crowded(database: Database) -> Iterator[Service]:
-    """The service with four workers."""
-    with Service(DATABASE_URL=database.url, workers=4) as service:
-        yield service
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     body: bytes
     started: float  # time.monotonic()
     seconds: float
+    sent: bool  # or there was nobody to connect to
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -61,9 +62,11 @@ class Client:
         """Send a request and wait for its answer."""
         request = Request(method, path, body, headers or {})
         started = time.monotonic()
+        sent = False
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.connect()
+                sent = True
                 status, received, content = await self._exchange(request)
         except (OSError, EOFError):  # a time-out is an OSError too
             self.close()
@@ -71,7 +74,7 @@ class Client:
         if received.get("connection") == "close":
             self.close()
         seconds = time.monotonic() - started
-        answer = Answer(request, status, received, content, started, seconds)
+        answer = Answer(request, status, received, content, started, seconds, sent)
         self.answers.append(answer)
         return answer
 
