@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
+SORRY = "Something went wrong on the server; it has been logged."
 ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
@@ -189,4 +190,9 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
     return problem(request, ApiError(exc.status_code, detail))
 
 
-HANDLERS: Final = {HTTPException: _http_exception}  # what the app is made with
+async def _unexpected(request: Request, _: Exception) -> Response:
+    return problem(request, ApiError(500, SORRY))
+
+
+# What the app is made with.
+HANDLERS: Final = {HTTPException: _http_exception, Exception: _unexpected}

@@ -22,7 +22,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import errors
@@ -61,8 +60,8 @@ class Envelope:
     """What every request gets: an id, a log line, HEAD where GET is, a path without last slash,
     CORS, and a problem for an error that nothing else has caught.
 
-    Starlette would answer such an error outside all middleware, where the answer gets no CORS
-    headers and a browser reports a CORS failure instead.
+    It is around Starlette's middleware, not one of it, for the outermost of that answers such an
+    error: without CORS headers a browser would report a CORS failure instead.
     """
 
     def __init__(
@@ -129,13 +128,15 @@ class Envelope:
             else:
                 await self.app(inner, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
-            if status:
+            if status not in (0, 500):
                 raise
             if isinstance(error, asyncio.CancelledError):  # uvicorn's time to end is up
                 error = errors.Unavailable(_STOPPING)
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
-                error = ApiError(500, "Something went wrong on the server; it has been logged.")
+                error = ApiError(500, errors.SORRY)
+            if status:  # so Starlette has answered, which raises it all the same
+                return
             if method == "OPTIONS":
                 added += self.cors.allow(headers.get(b"origin"))
             await errors.problem(Request(inner), error)(inner, receive, send_with_id)
@@ -217,7 +218,6 @@ def create_app(settings: Settings) -> FastAPI:
         },
         exception_handlers=errors.HANDLERS,
         redirect_slashes=False,
-        middleware=[Middleware(Envelope, cors=cors, door=door, short=short, lines=lines)],
         routes=[  # not include_router, which matches every request twice
             *named.routes,
             *own.routes,
@@ -248,6 +248,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def root(request: Request) -> Response:
         return RedirectResponse(request.scope.get("root_path", "") + "/docs")
 
+    # What goes the short way has no use for the rest: to pass it took a twentieth of a get.
+    app.middleware_stack = Envelope(app.build_middleware_stack(), cors, door, short, lines)
     return app
 
 
