@@ -106,16 +106,26 @@ def test_who_wants_long_lists_waits_for_others_like_him_and_nobody_else_does(
     large.restart()
     before = large.memory()
     most = 0
-    with ThreadPoolExecutor() as pool:
+
+    def let_go() -> int:
+        return large.log.count("GET /api/tasks 499")
+
+    known = let_go()
+    with (
+        ThreadPoolExecutor() as pool,
+        httpx2.Client(base_url=large.url, trust_env=False, verify=False) as client,
+    ):
         lists = [Request("GET", "/api/tasks")] * 40
         answers = pool.submit(at_once, large.url, lists)
         small = 0
         while not answers.done():
-            assert httpx2.get(f"{large.url}/api/small/tasks", trust_env=False).json() == []
+            assert client.get("/api/small/tasks").json() == []
             small += 1
             most = max(most, large.memory())
         statuses = [answer.status for answer in answers.result()]
-    assert set(statuses) <= {200, 503}
+    # 0: on a busy machine this process may read too slowly for that little patience.
+    wait_until(lambda: let_go() - known == statuses.count(0), "who reads too slowly is let go")
+    assert set(statuses) <= {0, 200, 503}
     assert statuses.count(200) > 5
     assert small > 2
     # 40 lists, each as rows and as text, were a gigabyte.
