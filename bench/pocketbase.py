@@ -21,7 +21,7 @@ USER, TASK = "user-7", SMALL.users + 7  # whose fields and lists are checked
 
 @dataclass(frozen=True)
 class Service:
-    """One of the two: where its tasks are, in the file and by HTTP."""
+    """One of them: where its tasks are, in the file and by HTTP."""
 
     name: str
     title: str

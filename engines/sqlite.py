@@ -131,13 +131,14 @@ def _begin(connection: sqlite3.Connection) -> None:
     as long.
     """
     until = monotonic() + _TICK
-    while not connection.in_transaction:
+    while True:
         try:
             connection.execute("BEGIN IMMEDIATE")
+            return
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY or monotonic() > until:
                 raise
-            sleep(_PAUSE)
+        sleep(_PAUSE)
 
 
 def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
