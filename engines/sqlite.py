@@ -1,9 +1,9 @@
-"""SQLite, the embedded default: threads that read, and one that writes, each with a connection.
-What is read in no time is read on the loop.
+"""SQLite, the embedded default: what is short is read and written on the loop, what is not in
+threads, each with a connection; so is every wait for the disk.
 
 Write-ahead logging lets readers go on while one writes; `synchronous=FULL` puts a write on disk
-before it is acknowledged. What waits and what is under way changes under one lock: an interrupt
-meets the statement that it is meant for, or none.
+before it is acknowledged. What is under way in a thread changes under one lock, or on the loop: an
+interrupt meets the statement that it is meant for, or none.
 """
 
 import asyncio
@@ -11,9 +11,10 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, Final
 
 from engines import DEADLINE, Queue
@@ -25,12 +26,12 @@ First = tuple[str, Parameters]  # what goes before or after a statement, in one 
 
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
-_PAUSE: Final = 0.0005  # seconds between two attempts to lock the file
+_PAUSE: Final = 0.001  # seconds between two attempts to lock the file; uvloop waits for no less
 _GRACE: Final = 0.6  # seconds past its deadline in which an interrupted statement has ended
 _NEAR: Final = 0.002  # seconds that a read may take on the loop
 _STEPS: Final = 300  # of SQLite's machine between two looks at the clock
-_MOST: Final = 100  # writes that share a transaction
-_SHARED: Final = 1.0  # seconds that a shared transaction may take, in fairness to all in it
+_SLOW: Final = 0.02  # seconds that a write may take there, before it is undone and goes alone
+_TURN: Final = 0.005  # seconds after which no further write is begun there
 _LATE: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
 _AWAY: Final = (  # result codes that speak of the file, not of the statement
     sqlite3.SQLITE_READONLY,
@@ -101,10 +102,6 @@ class _Job:
 
 
 class _Queue(Queue[_Job]):
-    def __init__(self, lock: threading.Lock) -> None:
-        super().__init__()
-        self.ready = threading.Condition(lock)
-
     def drop(self, now: float) -> None:
         """Refuse what is past its deadline; forget that, and what nobody waits for any more."""
         for job in self.take_all():
@@ -116,41 +113,11 @@ class _Queue(Queue[_Job]):
 
 @dataclass(eq=False)
 class _Worker:
-    """What a thread has under way, one job or some writes together, and its connection."""
+    """What is under way on a connection: one job, or some writes together."""
 
-    queue: _Queue  # from where its jobs come
     jobs: Sequence[_Job] = ()
     until: float = math.inf  # when to interrupt them
     connection: sqlite3.Connection | None = None
-
-
-def _begin(connection: sqlite3.Connection) -> None:
-    """Begin to write as soon as no other process does, or fail after a tick.
-
-    SQLite would wait by itself, looking again after up to 100 ms: with two workers, p95 was 4 times
-    as long.
-    """
-    until = monotonic() + _TICK
-    while True:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or monotonic() > until:
-                raise
-        sleep(_PAUSE)
-
-
-def _transaction(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-    """Run the writes in one transaction; one that fails leaves the others as they are."""
-    _begin(connection)
-    try:
-        for job in jobs:
-            _run(connection, job)
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _run(connection: sqlite3.Connection, job: _Job) -> None:
@@ -165,38 +132,43 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
                 connection.execute(*job.then)
     except Exception as error:
         # All is rolled back: interrupted, or a full disk.
-        if job.alone or not connection.in_transaction:
-            job.alone |= _code(error) == sqlite3.SQLITE_INTERRUPT
+        stopped = _code(error) == sqlite3.SQLITE_INTERRUPT
+        if stopped or job.alone or not connection.in_transaction:
+            job.alone |= stopped
             raise
         job.outcome = error  # which SQLite undid by itself (its manual: ON CONFLICT, ABORT)
 
 
 class Pool:
-    """Runs statements off the event loop, reads at the same time, writes one after the other.
+    """Runs statements: what is short on the event loop, what is not in threads. Reads go on at the
+    same time, writes one transaction after the other.
 
-    While a write is being put on disk, further ones gather; the next transaction, and so one wait
-    for the disk, serves them all. Raises `Unavailable` when the file cannot be read or written, and
+    While one is being put on disk, further writes gather; the next transaction, and so one wait for
+    the disk, serves them all. Raises `Unavailable` when the file cannot be read or written, and
     when the deadline comes first: then nothing was done.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._closed = False
         self._file: tuple[int, int] | None = None  # which one is open: device and inode
         self._there = True  # when last looked for, a tick ago or less
         self._near: sqlite3.Connection | None = None
-        self._near_until = 0.0
-        self._reads, self._writes = _Queue(self._lock), _Queue(self._lock)
-        self._readers = [_Worker(self._reads) for _ in range(_READERS)]
-        self._workers = [*self._readers, _Worker(self._writes)]
+        self._late = 0.0  # when what runs on the loop is given up
+        self._reads, self._writes = _Queue(), _Queue()
+        self._readers = [_Worker() for _ in range(_READERS)]
         self._threads = [
-            threading.Thread(target=self._work, args=[worker], name="sqlite", daemon=True)
-            for worker in self._workers
+            threading.Thread(target=self._read, args=[reader], name="sqlite", daemon=True)
+            for reader in self._readers
         ]
         for thread in self._threads:
             thread.start()
+        self._writer = _Worker()
+        self._asked = asyncio.Event()  # to write
+        self._disk = ThreadPoolExecutor(1, "sqlite-disk")  # where the writer waits
+        self._writing = self._loop.create_task(self._write())
         self._ticker = self._loop.create_task(self._tick())
 
     async def run(
@@ -218,10 +190,13 @@ class Pool:
         if reads and deadline <= DEADLINE and (rows := self._read_at_once(sql, parameters)):
             return rows
         job = _Job(sql, each or [parameters], parameters.get("owner"), first, then, deadline)
-        queue = self._reads if reads else self._writes
-        with self._lock:
-            queue.add(job)
-            queue.ready.notify()
+        if reads:
+            with self._lock:
+                self._reads.add(job)
+                self._lock.notify()
+        else:
+            self._writes.add(job)
+            self._asked.set()
         return await job.rows
 
     def _read_at_once(self, sql: str, parameters: Parameters) -> Rows | None:
@@ -232,9 +207,8 @@ class Pool:
             if self._near is None:
                 self._near = connect(self._path)
                 self._near.execute("PRAGMA busy_timeout = 0")
-                # By the clock: a step may search a long text, or wait for the disk.
-                self._near.set_progress_handler(lambda: monotonic() > self._near_until, _STEPS)
-            self._near_until = monotonic() + _NEAR
+                self._near.set_progress_handler(self._is_late, _STEPS)
+            self._late = monotonic() + _NEAR
             rows = self._near.execute(sql, parameters).fetchall()
             return rows, len(rows)
         except sqlite3.Error:
@@ -253,66 +227,127 @@ class Pool:
         self._file = self._file or (found.st_dev, found.st_ino)
         return self._file == (found.st_dev, found.st_ino)
 
+    def _is_late(self) -> bool:
+        """Tell by the clock: a step may search a long text, or wait for the disk."""
+        return monotonic() > self._late
+
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         with self._lock:
             self._closed = True
-            for queue in (self._reads, self._writes):
-                queue.drop(math.inf)
-                queue.ready.notify_all()
+            self._reads.drop(math.inf)
+            self._writes.drop(math.inf)
+            self._lock.notify_all()
+        self._asked.set()
+        await self._writing
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._ticker.cancel()
-        if self._near:
-            self._near.close()
+        for connection in (self._near, self._writer.connection):
+            if connection:
+                connection.close()
 
-    def _work(self, worker: _Worker) -> None:
-        """Do what there is, in a thread of its own."""
-        while jobs := self._next(worker):
+    def _read(self, reader: _Worker) -> None:
+        """Read what there is, in a thread of its own."""
+        while job := self._next(reader):
             try:
                 if not self._is_there():
                     raise Unavailable(_MOVED)
-                writes = worker.queue is self._writes
-                if worker.connection is None:
-                    worker.connection = connect(self._path)
-                    if writes:
-                        worker.connection.execute("PRAGMA busy_timeout = 0")  # see `_begin`
-                if writes:
-                    _transaction(worker.connection, jobs)
-                else:
-                    _run(worker.connection, jobs[0])
+                reader.connection = reader.connection or connect(self._path)
+                _run(reader.connection, job)
             except Exception as error:
-                for job in jobs:
-                    job.outcome = error
-            self._loop.call_soon_threadsafe(self._done, worker.queue, jobs)
-        if worker.connection:
-            worker.connection.close()
+                job.outcome = error
+            self._loop.call_soon_threadsafe(self._done, self._reads, [job])
+        if reader.connection:
+            reader.connection.close()
 
-    def _next(self, worker: _Worker) -> Sequence[_Job]:
-        """Wait for what the worker shall do next; nothing once the pool is closed."""
+    def _next(self, reader: _Worker) -> _Job | None:
+        """Wait for what to read next; nothing once the pool is closed."""
+
+        def may(job: _Job) -> bool:
+            """Return whether fewer of its owner are under way than threads are idle."""
+            owners = [each.jobs[0].owner for each in self._readers if each.jobs]
+            return owners.count(job.owner) < _READERS - len(owners)
+
         with self._lock:
-            worker.jobs = jobs = []
-            while not self._closed and not (jobs := self._choose(worker.queue)):
-                worker.queue.ready.wait()
-            if worker.queue:
-                worker.queue.ready.notify()  # one read that was done may have made way for two
-            shared = monotonic() + _SHARED if len(jobs) > 1 else math.inf
-            worker.until = min([shared, *(job.deadline for job in jobs)])
-            worker.jobs = jobs
-        return jobs
+            reader.jobs, job = (), None
+            while not self._closed and not (job := self._reads.take(may)):
+                self._lock.wait()
+            if job:
+                reader.jobs, reader.until = [job], job.deadline
+                self._lock.notify()  # one that was done may have made way for two
+        return job
 
-    def _choose(self, queue: _Queue) -> list[_Job]:
-        """Take one read, of an owner with fewer under way than threads are idle, or all writes."""
-        if queue is self._reads:
-            owners = [reader.jobs[0].owner for reader in self._readers if reader.jobs]
-            job = queue.take(lambda job: owners.count(job.owner) < _READERS - len(owners))
-            return [job] if job else []
+    async def _write(self) -> None:
+        """Write what there is, one transaction after the other."""
+        writer = self._writer
+        while await self._asked.wait() and not self._closed:
+            try:
+                if not self._is_there():
+                    raise Unavailable(_MOVED)
+                if writer.connection is None:
+                    writer.connection = await self._on_disk(connect, self._path)
+                    writer.connection.execute("PRAGMA busy_timeout = 0")
+                await self._transaction(writer.connection)
+            except Exception as error:
+                writer.jobs = writer.jobs or self._writes.take_all()
+                for job in writer.jobs:
+                    job.outcome = error
+            jobs, writer.jobs, writer.until = writer.jobs, (), math.inf
+            self._done(self._writes, jobs)
+            if not (self._writes or self._closed):
+                self._asked.clear()
+
+    async def _transaction(self, connection: sqlite3.Connection) -> None:
+        """Run a write that may be slow, or some that are not; one of them that fails leaves the
+        others as they are.
+        """
+        await self._begin(connection)
+        try:
+            job = self._writes.take(lambda job: True)
+            if job and job.alone:
+                self._writer.jobs, self._writer.until = [job], job.deadline
+                await self._on_disk(_run, connection, job)
+            elif job:
+                self._run_together(connection, job)
+            await self._on_disk(connection.execute, "COMMIT")
+        finally:
+            if connection.in_transaction:
+                await self._on_disk(connection.execute, "ROLLBACK")
+
+    async def _begin(self, connection: sqlite3.Connection) -> None:
+        """Begin to write as soon as no other process does.
+
+        SQLite would wait by itself, looking again after up to 100 ms: with two workers, p95 was 4
+        times as long.
+        """
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_BUSY or self._closed:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    def _run_together(self, connection: sqlite3.Connection, job: _Job | None) -> None:
+        """Run writes on the loop, for to hand each to a thread takes longer than the write."""
         jobs: list[_Job] = []
-        while job := queue.take(lambda job: not (jobs and (job.alone or jobs[0].alone))):
-            jobs.append(job)
-            if len(jobs) == _MOST:
-                break
-        return jobs
+        self._writer.jobs = jobs
+        until = monotonic() + _TURN
+        connection.set_progress_handler(self._is_late, _STEPS)
+        try:
+            while job:
+                jobs.append(job)
+                self._late = monotonic() + _SLOW
+                _run(connection, job)
+                more = monotonic() < until
+                job = self._writes.take(lambda job: not job.alone) if more else None
+        finally:  # else it might stop COMMIT or ROLLBACK, which go on in its count of steps
+            connection.set_progress_handler(None, 0)
+
+    def _on_disk(self, work: Callable[..., Any], *values: Any) -> Awaitable[Any]:
+        return self._loop.run_in_executor(self._disk, work, *values)
 
     def _done(self, queue: _Queue, jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
@@ -325,7 +360,7 @@ class Pool:
             with self._lock:
                 for job in reversed(again):  # at fault: after all that it held up, and alone
                     queue.add(job, first=not job.alone)
-                queue.ready.notify()
+                self._lock.notify()
 
     async def _tick(self) -> None:
         """Stop what is late, in time for its answer."""
@@ -336,7 +371,7 @@ class Pool:
             with self._lock:
                 self._reads.drop(now)
                 self._writes.drop(now)
-                for worker in self._workers:
+                for worker in (*self._readers, self._writer):
                     for job in worker.jobs:
                         if job.deadline + _GRACE < now:
                             job.end(Unavailable(_SILENT))

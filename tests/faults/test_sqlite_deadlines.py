@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,22 +178,41 @@ def test_bulk_writes_of_one_owner_are_done_in_turn_with_others(path: str) -> Non
 def test_a_disk_that_hangs_holds_up_no_answer_and_the_answer_promises_nothing(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = sqlite.connect
+    class Hanging(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                time.sleep(3)
+            return super().execute(sql, *parameters)
 
-    def connect_to_what_hangs(file: str) -> sqlite3.Connection:
-        connection = connect(file)
-        connection.create_function("hang", 0, lambda: time.sleep(3))
-        return connection
-
-    monkeypatch.setattr(sqlite, "connect", connect_to_what_hangs)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Hanging))
 
     async def scenario(pool: Pool) -> None:
-        hung = run(pool, "INSERT INTO notes (text) VALUES (hang())", "a", 0.5)
-        result, seconds = await outcome(hung)
+        hung = asyncio.create_task(outcome(insert_all(pool, "a", deadline=0.5)))
+        await asyncio.sleep(0.1)
+        rows, seconds = await outcome(run(pool, QUICK_READ, "owner 1"))
+        assert rows == ([(1,)], 1)
+        assert seconds < 0.5  # the loop does not hang
+        (result,), seconds = await hung
         assert told(result) == "The disk does not answer; whether this was done is not known."
         assert seconds < 0.5 + SOON
         (result,) = await insert_all(pool, "b", deadline=0.5)
         assert told(result) == BUSY  # it was not begun
+
+    on(path, scenario)
+
+
+def test_the_loop_waits_for_no_write_that_is_slow(path: str) -> None:
+    slow = SLOW_WRITE.replace("1e12", "1e6")  # of a second or so
+
+    async def scenario(pool: Pool) -> None:
+        began = looked_at = time.monotonic()
+        longest = 0.0
+        call = run(pool, slow, "slow", DEADLINE)
+        while not call.done():
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.monotonic() - looked_at)
+            looked_at = time.monotonic()
+        assert longest < (looked_at - began) / 2
 
     on(path, scenario)
 
