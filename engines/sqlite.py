@@ -2,18 +2,18 @@
 threads, each with a connection; so is every wait for the disk.
 
 Write-ahead logging lets readers go on while one writes; `synchronous=FULL` puts a write on disk
-before it is acknowledged. What is under way in a thread changes under one lock, or on the loop: an
-interrupt meets the statement that it is meant for, or none.
+before it is acknowledged. Threads only run statements; what waits and what is under way changes on
+the loop, so an interrupt meets the statement that it is meant for, or none.
 """
 
 import asyncio
 import math
 import os
 import sqlite3
-import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -151,23 +151,16 @@ class Pool:
     def __init__(self, path: str) -> None:
         self._path = path
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Condition()
         self._closed = False
         self._file: tuple[int, int] | None = None  # which one is open: device and inode
         self._there = True  # when last looked for, a tick ago or less
         self._near: sqlite3.Connection | None = None
         self._late = 0.0  # when what runs on the loop is given up
         self._reads, self._writes = _Queue(), _Queue()
-        self._readers = [_Worker() for _ in range(_READERS)]
-        self._threads = [
-            threading.Thread(target=self._read, args=[reader], name="sqlite", daemon=True)
-            for reader in self._readers
-        ]
-        for thread in self._threads:
-            thread.start()
-        self._writer = _Worker()
+        self._workers = [_Worker() for _ in range(_READERS + 1)]
+        *self._readers, self._writer = self._workers
+        self._threads = ThreadPoolExecutor(len(self._workers), "sqlite")
         self._asked = asyncio.Event()  # to write
-        self._disk = ThreadPoolExecutor(1, "sqlite-disk")  # where the writer waits
         self._writing = self._loop.create_task(self._write())
         self._ticker = self._loop.create_task(self._tick())
 
@@ -191,9 +184,8 @@ class Pool:
             return rows
         job = _Job(sql, each or [parameters], parameters.get("owner"), first, then, deadline)
         if reads:
-            with self._lock:
-                self._reads.add(job)
-                self._lock.notify()
+            self._reads.add(job)
+            self._begin_reads()
         else:
             self._writes.add(job)
             self._asked.set()
@@ -233,50 +225,43 @@ class Pool:
 
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
-        with self._lock:
-            self._closed = True
-            self._reads.drop(math.inf)
-            self._writes.drop(math.inf)
-            self._lock.notify_all()
+        self._closed = True
+        self._reads.drop(math.inf)
+        self._writes.drop(math.inf)
         self._asked.set()
         await self._writing
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(self._threads.shutdown)
         self._ticker.cancel()
-        for connection in (self._near, self._writer.connection):
+        for connection in (self._near, *(worker.connection for worker in self._workers)):
             if connection:
                 connection.close()
 
-    def _read(self, reader: _Worker) -> None:
-        """Read what there is, in a thread of its own."""
-        while job := self._next(reader):
-            try:
-                if not self._is_there():
-                    raise Unavailable(_MOVED)
-                reader.connection = reader.connection or connect(self._path)
-                _run(reader.connection, job)
-            except Exception as error:
-                job.outcome = error
-            self._loop.call_soon_threadsafe(self._done, self._reads, [job])
-        if reader.connection:
-            reader.connection.close()
-
-    def _next(self, reader: _Worker) -> _Job | None:
-        """Wait for what to read next; nothing once the pool is closed."""
+    def _begin_reads(self) -> None:
+        """Have idle threads read, of each owner fewer at once than are left idle."""
 
         def may(job: _Job) -> bool:
-            """Return whether fewer of its owner are under way than threads are idle."""
-            owners = [each.jobs[0].owner for each in self._readers if each.jobs]
+            owners = [reader.jobs[0].owner for reader in self._readers if reader.jobs]
             return owners.count(job.owner) < _READERS - len(owners)
 
-        with self._lock:
-            reader.jobs, job = (), None
-            while not self._closed and not (job := self._reads.take(may)):
-                self._lock.wait()
-            if job:
+        for reader in self._readers:
+            if not reader.jobs and (job := self._reads.take(may)):
                 reader.jobs, reader.until = [job], job.deadline
-                self._lock.notify()  # one that was done may have made way for two
-        return job
+                done = self._in_thread(self._read, reader, job)
+                done.add_done_callback(partial(self._has_read, reader))
+
+    def _read(self, reader: _Worker, job: _Job) -> None:
+        try:
+            if not self._is_there():
+                raise Unavailable(_MOVED)
+            reader.connection = reader.connection or connect(self._path)
+            _run(reader.connection, job)
+        except Exception as error:
+            job.outcome = error
+
+    def _has_read(self, reader: _Worker, _: Any) -> None:
+        jobs, reader.jobs = reader.jobs, ()
+        self._done(self._reads, jobs)
+        self._begin_reads()
 
     async def _write(self) -> None:
         """Write what there is, one transaction after the other."""
@@ -286,7 +271,7 @@ class Pool:
                 if not self._is_there():
                     raise Unavailable(_MOVED)
                 if writer.connection is None:
-                    writer.connection = await self._on_disk(connect, self._path)
+                    writer.connection = await self._in_thread(connect, self._path)
                     writer.connection.execute("PRAGMA busy_timeout = 0")
                 await self._transaction(writer.connection)
             except Exception as error:
@@ -307,13 +292,13 @@ class Pool:
             job = self._writes.take(lambda job: True)
             if job and job.alone:
                 self._writer.jobs, self._writer.until = [job], job.deadline
-                await self._on_disk(_run, connection, job)
+                await self._in_thread(_run, connection, job)
             elif job:
                 self._run_together(connection, job)
-            await self._on_disk(connection.execute, "COMMIT")
+            await self._in_thread(connection.execute, "COMMIT")
         finally:
             if connection.in_transaction:
-                await self._on_disk(connection.execute, "ROLLBACK")
+                await self._in_thread(connection.execute, "ROLLBACK")
 
     async def _begin(self, connection: sqlite3.Connection) -> None:
         """Begin to write as soon as no other process does.
@@ -327,7 +312,7 @@ class Pool:
                 connection.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                if _code(error) != sqlite3.SQLITE_BUSY or self._closed:
+                if _code(error) != sqlite3.SQLITE_BUSY or not self._writes:  # all have gone
                     raise
             await asyncio.sleep(0 if monotonic() < soon else _PAUSE)
 
@@ -347,8 +332,8 @@ class Pool:
         finally:  # else it might stop COMMIT or ROLLBACK, which go on in its count of steps
             connection.set_progress_handler(None, 0)
 
-    def _on_disk(self, work: Callable[..., Any], *values: Any) -> Awaitable[Any]:
-        return self._loop.run_in_executor(self._disk, work, *values)
+    def _in_thread(self, work: Callable[..., Any], *values: Any) -> asyncio.Future[Any]:
+        return self._loop.run_in_executor(self._threads, work, *values)
 
     def _done(self, queue: _Queue, jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
@@ -357,11 +342,8 @@ class Pool:
         for job in jobs:
             if job not in again:
                 job.end(job.outcome)
-        if again:
-            with self._lock:
-                for job in reversed(again):  # at fault: after all that it held up, and alone
-                    queue.add(job, first=not job.alone)
-                self._lock.notify()
+        for job in reversed(again):  # at fault: after all that it held up, and alone
+            queue.add(job, first=not job.alone)
 
     async def _tick(self) -> None:
         """Stop what is late, in time for its answer."""
@@ -369,13 +351,12 @@ class Pool:
             await asyncio.sleep(_TICK)
             self._there = self._is_there()
             now = monotonic()
-            with self._lock:
-                self._reads.drop(now)
-                self._writes.drop(now)
-                for worker in (*self._readers, self._writer):
-                    for job in worker.jobs:
-                        if job.deadline + _GRACE < now:
-                            job.end(Unavailable(_SILENT))
-                    gone = worker in self._readers and all(job.rows.done() for job in worker.jobs)
-                    if worker.connection and worker.jobs and (gone or worker.until < now):
-                        worker.connection.interrupt()  # if it is between two steps, next time
+            self._reads.drop(now)
+            self._writes.drop(now)
+            for worker in self._workers:
+                for job in worker.jobs:
+                    if job.deadline + _GRACE < now:
+                        job.end(Unavailable(_SILENT))
+                gone = worker in self._readers and all(job.rows.done() for job in worker.jobs)
+                if worker.connection and worker.jobs and (gone or worker.until < now):
+                    worker.connection.interrupt()  # if it is between two steps, next time
