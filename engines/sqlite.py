@@ -302,8 +302,8 @@ class Pool:
         """Run a write that may be slow, or some that are not; one of them that fails leaves the
         others as they are.
         """
-        await self._begin(connection)
         try:
+            await self._begin(connection)
             job = self._writes.take(lambda job: True)
             if job and job.alone:
                 self._writer.jobs, self._writer.until = [job], job.deadline
@@ -311,9 +311,11 @@ class Pool:
             elif job:
                 self._run_together(connection, job)
             await self._on_disk(connection.execute, "COMMIT")
-        finally:
-            if connection.in_transaction:
-                await self._on_disk(connection.execute, "ROLLBACK")
+        except Exception:
+            # Also where SQLite has undone it: the loop shall go on between two that are slow. And
+            # where it could not begin, for one is open still: an interrupt may stop ROLLBACK too.
+            await self._on_disk(connection.rollback)
+            raise
 
     async def _begin(self, connection: sqlite3.Connection) -> None:
         """Begin to write as soon as no other process does.

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,38 @@ def test_a_transaction_that_sqlite_gives_up_fails_for_all_in_it_and_for_the_true
             assert isinstance(behind, tuple)
             await insert_all(pool, "c", "d")
             assert await texts_in(pool) == ["first", "b", "c", "d"]
+
+    asyncio.run(scenario())
+
+
+def test_a_transaction_that_could_not_be_undone_is_undone_by_the_next(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    failing = ["COMMIT", "ROLLBACK"]
+
+    class Stopped(sqlite3.Connection):
+        """Once each, COMMIT and ROLLBACK are interrupted."""
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql in failing:
+                failing.remove(sql)
+                raise sqlite3.OperationalError("interrupted")
+            return super().execute(sql, *parameters)
+
+        def rollback(self) -> None:
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Stopped))
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            outcomes = [*await insert_all(pool, "a"), *await insert_all(pool, "b")]
+            assert all(isinstance(outcome, sqlite3.Error) for outcome in outcomes)
+            assert not failing
+            await insert_all(pool, "c")
+            assert await texts_in(pool) == ["c"]
 
     asyncio.run(scenario())
 
