@@ -201,6 +201,33 @@ def test_a_file_that_stays_locked_is_a_503_and_then_works_again(path: str) -> No
     asyncio.run(scenario())
 
 
+def test_nobody_looks_for_the_lock_once_nobody_waits_for_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    class Counted(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            nonlocal looks
+            looks += sql == "BEGIN IMMEDIATE"
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    with locked(f"sqlite:///{path}"):
+        monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Counted))
+
+        async def scenario() -> None:
+            async with pool_on(path) as pool:
+                await insert_all(pool, "a", deadline=0.1)
+                await asyncio.sleep(0.05)
+                seen = looks
+                assert seen > 1
+                await asyncio.sleep(0.05)
+                assert looks == seen
+
+        asyncio.run(scenario())
+
+
 def test_a_cancelled_write_holds_up_nobody(path: str) -> None:
     async def scenario() -> None:
         async with pool_on(path) as pool:
