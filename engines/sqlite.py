@@ -286,6 +286,8 @@ class Pool:
                 if not self._is_there():
                     raise Unavailable(_MOVED)
                 if writer.connection is None:
+                    if not os.access(self._path, os.W_OK):  # it would be opened to read, for good
+                        raise Unavailable
                     writer.connection = await self._on_disk(connect, self._path)
                     writer.connection.execute("PRAGMA busy_timeout = 0")
                 await self._transaction(writer.connection)
