@@ -217,6 +217,32 @@ def test_the_loop_waits_for_no_write_that_is_slow(path: str) -> None:
     on(path, scenario)
 
 
+def test_the_loop_goes_on_between_writes_that_turn_out_slow(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_SLOW", 0)
+    slow = SLOW_WRITE.replace("1e12", "1000").replace("'slow '", ":owner")
+    run_together, begun = Pool._run_together, []
+    turns = 0
+
+    def noted(*arguments: Any) -> None:
+        begun.append(turns)
+        run_together(*arguments)
+
+    monkeypatch.setattr(Pool, "_run_together", noted)
+
+    async def scenario(pool: Pool) -> None:
+        nonlocal turns
+        calls = [run(pool, slow, f"owner {number} ") for number in range(5)]
+        while not all(call.done() for call in calls):
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(begun) == len(set(begun)) == 5  # each was tried there, in a turn of its own
+        assert len(await texts_in(pool)) == 5000
+
+    on(path, scenario)
+
+
 def test_the_loop_waits_for_no_read_whose_steps_are_slow(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

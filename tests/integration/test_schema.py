@@ -655,6 +655,21 @@ def test_a_file_that_turns_read_only_is_not_ready(nobodys: Path) -> None:
     assert unprivileged(attempt) == "[200, 503, 200, 503]"
 
 
+def test_a_file_that_was_read_only_is_written_as_soon_as_it_can_be(nobodys: Path) -> None:
+    file = nobodys / "tasks.db"
+
+    def attempt() -> str:
+        start(f"sqlite:///{file}")
+        statuses = []
+        with in_process(database_url=f"sqlite:///{file}") as client:
+            for mode in (0o400, 0o600):  # before the first write, too
+                file.chmod(mode)
+                statuses.append(client.post("/api/tasks", json={"title": "a"}).status_code)
+        return str(statuses)
+
+    assert unprivileged(attempt) == "[503, 201]"
+
+
 def test_a_directory_is_no_database(tmp_path: Path) -> None:
     assert "Is a directory" in refusal(f"sqlite:///{tmp_path}")
 

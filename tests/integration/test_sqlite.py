@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,38 @@ def test_a_transaction_that_sqlite_gives_up_fails_for_all_in_it_and_for_the_true
     asyncio.run(scenario())
 
 
+def test_a_transaction_that_could_not_be_undone_is_undone_by_the_next(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    failing = ["COMMIT", "ROLLBACK"]
+
+    class Stopped(sqlite3.Connection):
+        """Once each, COMMIT and ROLLBACK are interrupted."""
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql in failing:
+                failing.remove(sql)
+                raise sqlite3.OperationalError("interrupted")
+            return super().execute(sql, *parameters)
+
+        def rollback(self) -> None:
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Stopped))
+
+    async def scenario() -> None:
+        async with pool_on(path) as pool:
+            outcomes = [*await insert_all(pool, "a"), *await insert_all(pool, "b")]
+            assert all(isinstance(outcome, sqlite3.Error) for outcome in outcomes)
+            assert not failing
+            await insert_all(pool, "c")
+            assert await texts_in(pool) == ["c"]
+
+    asyncio.run(scenario())
+
+
 def test_a_full_disk_is_a_503_and_keeps_what_was_acknowledged(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +199,33 @@ def test_a_file_that_stays_locked_is_a_503_and_then_works_again(path: str) -> No
             assert await texts_in(pool) == ["d"]
 
     asyncio.run(scenario())
+
+
+def test_nobody_looks_for_the_lock_once_nobody_waits_for_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    class Counted(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            nonlocal looks
+            looks += sql == "BEGIN IMMEDIATE"
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    with locked(f"sqlite:///{path}"):
+        monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Counted))
+
+        async def scenario() -> None:
+            async with pool_on(path) as pool:
+                await insert_all(pool, "a", deadline=0.1)
+                await asyncio.sleep(0.05)
+                seen = looks
+                assert seen > 1
+                await asyncio.sleep(0.05)
+                assert looks == seen
+
+        asyncio.run(scenario())
 
 
 def test_a_cancelled_write_holds_up_nobody(path: str) -> None:
