@@ -87,8 +87,9 @@ class _Job:
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.long = self.seconds > DEADLINE
-        # A shared one is nobody's; those that may take long wait apart from their owner's others.
-        self.owner = self.parameters.get("owner", self), self.long
+        # A shared one is nobody's (and not its own: what it read would stay until the collector
+        # looks); those that may take long wait apart from their owner's others.
+        self.owner = self.parameters.get("owner", id(self)), self.long
         self.started = self.loop.time()
         self.deadline = self.started + self.seconds - self.waited
         self.rows: asyncio.Future[Rows] = self.loop.create_future()

@@ -15,8 +15,9 @@ import queries
 from bench.checks import check_plans
 from database import Database
 from engines.gather import Gatherer
-from schemas import TaskQuery
+from schemas import TaskCreate, TaskQuery
 from settings import Settings
+from tests.conftest import Database as NewDatabase
 from tests.support.api import create
 from tests.support.load import Request, at_once
 from tests.support.postgres import Postgres
@@ -106,6 +107,40 @@ def test_what_gathers_calls_is_there_once_however_often_their_statement_is_built
         return made
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_what_calls_have_read_is_let_go_at_once_not_when_the_collector_looks(
+    new_database: NewDatabase,
+) -> None:
+    async def scenario() -> set[type]:
+        database = Database(Settings(database_url=SecretStr(new_database.url)))
+        await database.open()
+        ((task_id, *_),), _ = await database.run(queries.create_task("u", TaskCreate(title="a")))
+
+        async def calls() -> None:
+            each = [
+                queries.read_task("u", task_id),
+                queries.toggle_task("u", task_id),
+                queries.list_tasks("u", TaskQuery()),
+                queries.count_tasks("u", TaskQuery()),
+                queries.create_task("u", TaskCreate(title="b")),
+            ]
+            await asyncio.gather(*map(database.run, each * 10))
+
+        await calls()
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await calls()
+            gc.collect()
+            return {type(each) for each in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            await database.close()
+
+    kinds = asyncio.run(scenario())
+    assert not [kind for kind in kinds if kind is asyncio.Future or "engines" in kind.__module__]
 
 
 def test_toggles_of_the_same_tasks_by_several_workers_never_lock_each_other_out(
