@@ -191,7 +191,7 @@ def test_a_disk_that_hangs_holds_up_no_answer_and_the_answer_promises_nothing(
         await asyncio.sleep(0.1)
         rows, seconds = await outcome(run(pool, QUICK_READ, "owner 1"))
         assert rows == ([(1,)], 1)
-        assert seconds < 0.5  # the loop does not hang
+        assert seconds < 2  # the loop does not hang, as the disk does for 3
         (result,), seconds = await hung
         assert told(result) == "The disk does not answer; whether this was done is not known."
         assert seconds < 0.5 + SOON
