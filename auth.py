@@ -46,7 +46,8 @@ class Owners:
 
 def _collection(request: Request, path: str) -> str:
     scope = request.scope
-    host = request.headers.get("host") or _address(*scope["server"] or ("", None))
+    given = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    host = given.decode("latin-1") or _address(*scope["server"] or ("", None))
     return f"{scope['scheme']}://{host}{scope.get('root_path', '')}{path}"
 
 

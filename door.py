@@ -38,18 +38,14 @@ class Door:
         self._hosts = {urlsplit(origin).hostname for origin in origins or ()}
         self._is_known = lru_cache(maxsize=1024)(self._check)
 
-    async def admit(
-        self, scope: Scope, headers: Headers, receive: Receive, transport: Any
-    ) -> Receive:
-        """Return where the body comes from, or raise the refusal; `headers` are the scope's."""
+    def admit(self, scope: Scope, headers: Headers, transport: Any) -> None:
+        """Let a request in, or raise the refusal; `headers` are the scope's."""
         if transport and len(getattr(transport.get_protocol(), "pipeline", ())) > _AHEAD:
             detail = "Too many requests were sent on this connection before their answers came."
             raise ApiError(503, detail, headers={"Retry-After": "1", **_UNREAD})
         if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADERS:
             detail = f"The headers are larger than {MAX_HEADERS // 1024} KiB."
             raise ApiError(431, detail, headers=_UNREAD)
-        if b"upgrade" in headers and _announces_body(headers):  # before what leaves the line open
-            receive = await _not_lost(receive)
         if scope["path"].endswith(("\n", "\n/")):  # before which the `$` of a route matches, too
             raise ApiError(404, NOWHERE)
         if self._guarded and not self._may_come(scope, headers):
@@ -58,7 +54,6 @@ class Door:
                 "Pages of this host may not call while auth is off: name their origin in "
                 "CORS_ORIGINS, or turn auth on.",
             )
-        return receive
 
     def _may_come(self, scope: Scope, headers: Headers) -> bool:
         """Return whether this is no page, or one of a host that may call.
@@ -68,17 +63,16 @@ class Door:
         other pages may not read the answer; it tells of itself by its `User-Agent` where the page
         is not of https.
         """
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["method"] == "OPTIONS" or path in _NO_DATA:
+        page = headers.get(b"origin")
+        if not page:
+            agent = headers.get(b"user-agent", b"")
+            if b"sec-fetch-site" not in headers and not agent.startswith(b"Mozilla/"):
+                return True
+            page = b"//" + headers.get(b"host", b"")
+        if len(page) <= _LONGEST and self._is_known(page):
             return True
-        if origin := headers.get(b"origin"):
-            return self._is_own(origin)
-        if b"sec-fetch-site" in headers or headers.get(b"user-agent", b"").startswith(b"Mozilla/"):
-            return self._is_own(b"//" + headers.get(b"host", b""))
-        return True
-
-    def _is_own(self, url: bytes) -> bool:
-        return len(url) <= _LONGEST and self._is_known(url)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return scope["method"] == "OPTIONS" or path in _NO_DATA
 
     def _check(self, url: bytes) -> bool:
         try:
@@ -108,8 +102,10 @@ def loses_what_follows(scope: Scope, headers: Headers) -> bool:
     return any(b"upgrade" in it.lower() for name, it in scope["headers"] if name == b"connection")
 
 
-async def _not_lost(receive: Receive) -> Receive:
+async def not_lost(headers: Headers, receive: Receive) -> Receive:
     """Return where the body of a request to upgrade comes from, or raise 400 where it is lost."""
+    if not _announces_body(headers):
+        return receive
     first = await receive()
     if not first.get("body") and not first.get("more_body"):
         detail = "The body was lost, since the request asks to upgrade the connection."

@@ -28,7 +28,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import LARGE, Cors, Door, Readers, loses_what_follows, transport_of
+from door import LARGE, Cors, Door, Readers, loses_what_follows, not_lost, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -120,7 +120,9 @@ class Envelope:
                 status = 499
 
         try:
-            receive = await self.door.admit(scope, headers, receive, transport)
+            if b"upgrade" in headers:  # before a refusal that leaves the line open
+                receive = await not_lost(headers, receive)
+            self.door.admit(scope, headers, transport)
             if method == "OPTIONS":
                 await self.cors(inner, receive, send_with_id)
             elif self.short and (route := self.short.find(inner)):

@@ -9,6 +9,7 @@ document and the hook stay FastAPI's own ("Custom Request and APIRoute class").
 import asyncio
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Annotated, Any
@@ -70,12 +71,13 @@ class TaskRoute(APIRoute):
         kind: Any = body and Annotated[body.annotation, body]
         reader: TypeAdapter[Any] = TypeAdapter(kind)
         wanted = _Wanted()
+        taken = _Arguments(self.dependant)
         turns = _Turns() if self.methods == {"GET"} and "{id" not in self.path else None
 
         # `given` was read already: an agent's call, whose own route looks whether its client waits.
         async def answer(request: Request, **given: Any) -> Response:
             errors: list[dict[str, str]] = []
-            arguments = await _arguments(self.dependant, request, errors) | given
+            arguments = await taken.read(request, errors) | given
             if self.body_field and body and not given:
                 raw = await read_bytes(request)
                 read = _read_body(self.to_json(request, raw), reader, errors) if raw else None
@@ -96,8 +98,9 @@ class TaskRoute(APIRoute):
 
     def to_json(self, request: Request, raw: bytes) -> bytes:
         """Return the body of a request as JSON, or raise 415."""
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json" and not media_type.endswith("+json"):
+        given = dict(request.scope["headers"]).get(b"content-type", b"")
+        media_type = given.partition(b";")[0].strip().lower()
+        if media_type != b"application/json" and not media_type.endswith(b"+json"):
             raise ApiError(415, "The Content-Type must be application/json.")
         return raw
 
@@ -139,7 +142,8 @@ class _Turns:
     """
 
     def __init__(self) -> None:
-        self._callers: dict[int, _Caller] = {}  # by a hash of path and token, the first first
+        # By a hash of path and token, the first first.
+        self._callers: OrderedDict[int, _Caller] = OrderedDict()
         self._together = asyncio.Semaphore(_LONG_TOGETHER)
 
     async def take(self, request: Request, call: Coroutine[Any, Any, Response]) -> Response:
@@ -150,8 +154,12 @@ class _Turns:
         if (caller := self._callers.get(key)) is None:
             caller = self._callers[key] = _Caller()
             if len(self._callers) > _CALLERS:
-                del self._callers[next(iter(self._callers))]
-        response = await (call if caller.long is False else self._in_turn(caller, call))
+                self._callers.popitem(last=False)
+        if caller.long is None and not caller.turn.locked():  # nobody to wait for
+            async with caller.turn:
+                response = await call
+        else:
+            response = await (call if caller.long is False else self._in_turn(caller, call))
         if caller.long is None:
             for _ in range(_LONG_AT_ONCE - 1):
                 caller.turn.release()
@@ -224,34 +232,47 @@ async def _cancel_when_gone(task: asyncio.Task[Any], request: Request) -> None:
     task.cancel()
 
 
-async def _arguments(
-    dependant: Dependant, request: Request, errors: list[dict[str, str]]
-) -> dict[str, Any]:
-    """Return the arguments that `dependant` declares; add what is wrong with them to `errors`."""
-    arguments: dict[str, Any] = {}
-    for field in dependant.path_params:
-        value, wrong = field.validate(request.path_params[field.alias])
-        arguments[field.name] = value
-        if wrong:
-            errors += from_pydantic("path", wrong, field.alias)
-    for field in dependant.query_params:
-        model: Any = field.field_info.annotation
-        arguments[field.name] = _read_query(model, request.scope["query_string"], errors)
-    for field in dependant.header_params:
-        name = field.alias.lower().encode()
-        given = [value for header, value in request.scope["headers"] if header == name]
-        value, wrong = field.validate(b", ".join(given).decode("latin-1")) if given else (None, [])
-        arguments[field.name] = value
-        if wrong:
-            errors += from_pydantic("header", wrong, field.alias)
-    if dependant.request_param_name:
-        arguments[dependant.request_param_name] = request
-    for sub in dependant.dependencies:
-        known = len(errors)
-        values = await _arguments(sub, request, errors)
-        if sub.call and sub.name and len(errors) == known:
-            arguments[sub.name] = await sub.call(**values)
-    return arguments
+class _Arguments:
+    """What a handler takes: what FastAPI has found out from its signature, looked up once."""
+
+    def __init__(self, it: Dependant) -> None:
+        self._paths = [(each.name, each.alias, each.validate) for each in it.path_params]
+        self._queries: list[tuple[str, Any]] = [
+            (each.name, each.field_info.annotation) for each in it.query_params
+        ]
+        self._headers = [
+            (each.name, each.alias, each.alias.lower().encode(), each.validate)
+            for each in it.header_params
+        ]
+        self._request = it.request_param_name
+        self._others: list[tuple[Any, Any, _Arguments]] = [
+            (each.name, each.call, _Arguments(each)) for each in it.dependencies
+        ]
+
+    async def read(self, request: Request, errors: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the arguments by name; add what is wrong with them to `errors`."""
+        scope = request.scope
+        arguments: dict[str, Any] = {}
+        for name, alias, validate in self._paths:
+            arguments[name], wrong = validate(scope["path_params"][alias])
+            if wrong:
+                errors += from_pydantic("path", wrong, alias)
+        for name, model in self._queries:
+            arguments[name] = _read_query(model, scope["query_string"], errors)
+        for name, alias, header, validate in self._headers:
+            given = [value for key, value in scope["headers"] if key == header]
+            value, wrong = validate(b", ".join(given).decode("latin-1")) if given else (None, [])
+            arguments[name] = value
+            if wrong:
+                errors += from_pydantic("header", wrong, alias)
+        if self._request:
+            arguments[self._request] = request
+        for name, call, its in self._others:
+            known = len(errors)
+            values = await its.read(request, errors)
+            if name and len(errors) == known:
+                arguments[name] = await call(**values)
+        return arguments
 
 
 def _read_query(model: type[BaseModel], raw: bytes, errors: list[dict[str, str]]) -> Any:
@@ -290,7 +311,8 @@ def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]
 
 async def read_bytes(request: Request) -> bytes:
     """Return the body, or raise 413 once more than `MAX_BODY` of it has come; 415 if compressed."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    coding = dict(request.scope["headers"]).get(b"content-encoding", b"identity")
+    if coding.lower() != b"identity":
         headers = {"Accept-Encoding": "identity"}  # RFC 9110 section 15.5.16
         raise ApiError(415, "The body must not be compressed.", headers=headers)
     body = b""
