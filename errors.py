@@ -61,16 +61,7 @@ class Problem(BaseModel):
 class ApiError(HTTPException):
     """A failure with its HTTP status, one plain sentence, and the fields at fault."""
 
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        errors: FieldErrors = (),
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(status, detail, headers)
-        self.errors = errors
+    errors: FieldErrors = ()
 
 
 class Unauthorized(ApiError):  # noqa: N818
@@ -85,9 +76,9 @@ class InvalidInput(ApiError):  # noqa: N818
     """422, or 409 for what is somebody else's: one or more `{"field", "message", "in"}`."""
 
     def __init__(self, errors: FieldErrors, status: int = 422) -> None:
-        errors = errors[:_MOST_ERRORS]
-        detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
-        super().__init__(status, detail, errors=errors)
+        self.errors = errors[:_MOST_ERRORS]
+        detail = "; ".join(f"{error['field']}: {error['message']}" for error in self.errors)
+        super().__init__(status, detail)
 
 
 class Unavailable(ApiError):  # noqa: N818
