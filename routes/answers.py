@@ -22,19 +22,6 @@ def task_fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
     )
 
 
-def task_answer(
-    row: tuple[Any, ...],
-    whose: Owner,
-    *,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-    if_none_match: str | None = None,
-) -> Response:
-    """Return the answer that is one task, or 304."""
-    etag = task_etag(row[_VERSION])
-    return answer(to_json(task_fields(row, whose)), headers or {}, etag, if_none_match, status)
-
-
 def answer(
     body: bytes, headers: dict[str, str], etag: str, if_none_match: str | None, status: int = 200
 ) -> Response:

@@ -23,7 +23,7 @@ from models import ROW
 from openapi import headers, operation_id, refusals
 from queries import Positions, Versions
 from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
-from routes.answers import answer, json_answer, task_answer, task_fields, unchanged
+from routes.answers import answer, json_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
 from routes.etags import (
     Allowed,
@@ -60,7 +60,6 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 NOT_MODIFIED = refusals(304)
 BAD_BODY = refusals(400, 413, 415)
 WRITTEN = {200: headers("ETag", "Link"), **refusals(404, 412), **BAD_BODY}
-_RECURRENCE: Final = [column.name for column in ROW].index("recurrence")
 _CHANGED: Final = "The list has changed since; read it again."
 _TAKEN: Final = "is that of another task"
 _BUSY_KEY: Final = "was used before with another body"
@@ -146,8 +145,9 @@ def build_router(
                 if new.uid is not None:
                     raise invalid("body", "uid", _TAKEN, 409)
                 raise invalid("header", "Idempotency-Key", _BUSY_KEY)
-        headers = {"Location": f"{whose.url}/{row[0]}", **replayed}
-        return task_answer(row, whose, status=201, headers=headers)
+        task = task_fields(row, whose)
+        headers = {"Location": task["url"], **replayed}
+        return answer(to_json(task), headers, task["etag"], None, 201)
 
     async def _create_all(whose: Owner, new: list[TaskCreate], key: str | None) -> Response:
         if key is not None:
@@ -237,8 +237,8 @@ def build_router(
     )
     async def get_task(whose: Whose, ref: Ref, if_none_match: IfNoneMatch = None) -> Response:
         """The task as it is now; what is in the trash is not found here."""
-        row = await _one(queries.read_task(whose.user_id, ref), whose, ref)
-        return task_answer(row, whose, if_none_match=if_none_match)
+        task = task_fields(await _one(queries.read_task(whose.user_id, ref), whose, ref), whose)
+        return answer(to_json(task), {}, task["etag"], if_none_match)
 
     @router.put("/{id:id}", response_model=Task, responses=WRITTEN, name="put_task")
     @router.patch("/{id:id}", response_model=Task, responses=WRITTEN)
@@ -265,7 +265,7 @@ def build_router(
     async def _change(
         whose: Owner, ref: int | str, change: TaskUpdate | None, versions: Versions
     ) -> Response:
-        """Answer with the task, changed or toggled."""
+        """Answer with the task, changed or toggled; `Link` names the next one, if there is one."""
         if change is None:
             query = queries.toggle_task(whose.user_id, ref, versions)
         else:
@@ -287,18 +287,13 @@ def build_router(
             if rows:
                 break
             await database.run(queries.make_position(whose.user_id))
-        repeats = rows[0][_RECURRENCE] and (change is None or change.completed)
-        link = await _next_link(task_fields(rows[0], whose), whose) if repeats else {}
-        return task_answer(rows[0], whose, headers=link)
-
-    async def _next_link(task: dict[str, Any], whose: Owner) -> dict[str, str]:
-        """Return the header that names the next task of one that is completed, if there is one."""
-        if task["completed"]:
+        task, link = task_fields(rows[0], whose), {}
+        if task["recurrence"] and task["completed"] and (change is None or change.completed):
             with suppress(Unavailable):  # for the change is made
-                read = queries.read_task(whose.user_id, next_uid(task))
-                if rows := (await database.run(read)).rows:
-                    return {"Link": f'<{whose.url}/{rows[0][0]}>; rel="next"'}
-        return {}
+                following = queries.read_task(whose.user_id, next_uid(task))
+                if found := (await database.run(following)).rows:
+                    link = {"Link": f'<{whose.url}/{found[0][0]}>; rel="next"'}
+        return answer(to_json(task), link, task["etag"], None)
 
     @router.delete(
         "/{id:id}",
