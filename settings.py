@@ -12,6 +12,7 @@ from dotenv.parser import parse_stream
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     HttpUrl,
@@ -39,16 +40,78 @@ def refuse_to_start(reason: str) -> NoReturn:
     os._exit(3 if multiprocessing.parent_process() else 1)
 
 
+def _database(url: SecretStr) -> SecretStr:
+    value = url.get_secret_value()
+    if value.startswith(("postgres://", "postgresql://")):
+        try:
+            given = parse_dsn(value)
+        except ProgrammingError:
+            raise broken("must be a PostgreSQL URL that libpq can read") from None
+        hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
+        if (
+            not all(map(_HOST.fullmatch, hosts))
+            or not all(port == "" or (port.isdecimal() and int(port) < 65536) for port in ports)
+            or "@" in given.get("dbname", "")
+        ):  # one of these is a piece of the password, and what fails would say it
+            raise broken("must have its password percent-encoded: %40 for @, %2F for /")
+        return url
+    file = value.removeprefix("sqlite:///")
+    if file == value:
+        raise broken("must be a sqlite:/// or postgresql:// URL")
+    if file in ("", ":memory:"):
+        raise broken("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
+    if re.search(r"^file:|://|\?", file):  # what begins so SQLite may take for a URI
+        raise broken("must be sqlite:/// and the path of a file, and nothing else")
+    return url
+
+
+def _shared_secret(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value():
+        raise broken("must not be empty; to leave auth off, leave it out")
+    from jwt import InvalidKeyError
+    from jwt.algorithms import HMACAlgorithm
+
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.get_secret_value())
+    except (InvalidKeyError, UnicodeEncodeError):
+        raise broken("must be a shared secret in UTF-8, no PEM, certificate or JWK") from None
+    return secret
+
+
+def _listed(value: str) -> list[str]:
+    return [item for item in map(str.strip, value.split(",")) if item]
+
+
+def _is_origin(text: str) -> bool:
+    """Return whether a browser can say this, letter by letter, in `Origin` (WHATWG URL)."""
+    if text != text.lower() or text.startswith(_NO_PAGES) or re.search(r"[*@?#%\\]", text):
+        return False
+    try:
+        url = Url(text)
+    except ValueError:
+        return False
+    return f"{text}/" == str(url) or (text == str(url) and bool(url.host) and not url.path)
+
+
+def _origins(value: str) -> str:
+    if value != "*" and not all(map(_is_origin, _listed(value))):
+        raise broken(
+            "must be * or a comma list of origins as browsers say them: "
+            "https://app.example.com, without a path, a usual port, * or capital letters"
+        )
+    return value
+
+
 class Settings(BaseSettings):
     """The settings, one attribute a variable; the README's table says what each does."""
 
     model_config = SettingsConfigDict(env_file=_ENV_FILES, extra="ignore")
 
-    database_url: SecretStr = SecretStr("sqlite:///tasks.db")
-    cors_origins: str = ""
+    database_url: Annotated[SecretStr, AfterValidator(_database)] = SecretStr("sqlite:///tasks.db")
+    cors_origins: Annotated[str, AfterValidator(_origins)] = ""
     default_user_id: UserId = "demo"
     db_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
-    auth_secret: SecretStr | None = None
+    auth_secret: Annotated[SecretStr, AfterValidator(_shared_secret)] | None = None
     auth_jwks_url: HttpUrl | None = None
     auth_issuer: Annotated[str, Field(min_length=1)] | None = None
     auth_audience: Annotated[str, Field(pattern=r"[^\s,]")] | None = None  # a comma list
@@ -62,59 +125,6 @@ class Settings(BaseSettings):
     @classmethod
     def _without_blanks(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
-
-    @field_validator("database_url")
-    @classmethod
-    def _a_database_we_speak(cls, url: SecretStr) -> SecretStr:
-        value = url.get_secret_value()
-        if value.startswith(("postgres://", "postgresql://")):
-            try:
-                given = parse_dsn(value)
-            except ProgrammingError:
-                raise broken("must be a PostgreSQL URL that libpq can read") from None
-            hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
-            if (
-                not all(map(_HOST.fullmatch, hosts))
-                or not all(port == "" or (port.isdecimal() and int(port) < 65536) for port in ports)
-                or "@" in given.get("dbname", "")
-            ):  # one of these is a piece of the password, and what fails would say it
-                raise broken("must have its password percent-encoded: %40 for @, %2F for /")
-            return url
-        file = value.removeprefix("sqlite:///")
-        if file == value:
-            raise broken("must be a sqlite:/// or postgresql:// URL")
-        if file in ("", ":memory:"):
-            raise broken("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
-        if re.search(r"^file:|://|\?", file):  # what begins so SQLite may take for a URI
-            raise broken("must be sqlite:/// and the path of a file, and nothing else")
-        return url
-
-    @field_validator("auth_secret")
-    @classmethod
-    def _no_public_key(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is None:
-            return None
-        if not secret.get_secret_value():
-            raise broken("must not be empty; to leave auth off, leave it out")
-        from jwt import InvalidKeyError
-        from jwt.algorithms import HMACAlgorithm
-
-        try:
-            HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.get_secret_value())
-        except (InvalidKeyError, UnicodeEncodeError):
-            raise broken("must be a shared secret in UTF-8, no PEM, certificate or JWK") from None
-        return secret
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins_that_match(cls, value: str) -> str:
-        for origin in _listed(value):
-            if value != "*" and not _is_origin(origin):
-                raise broken(
-                    "must be * or a comma list of origins as browsers say them: "
-                    "https://app.example.com, without a path, a usual port, * or capital letters"
-                )
-        return value
 
     @model_validator(mode="after")
     def _one_switch(self) -> Self:
@@ -140,21 +150,6 @@ class Settings(BaseSettings):
     def audiences(self) -> list[str]:
         """The audiences of `AUTH_AUDIENCE`, of which a token must name one; empty: not checked."""
         return _listed(self.auth_audience or "")
-
-
-def _listed(value: str) -> list[str]:
-    return [item for item in map(str.strip, value.split(",")) if item]
-
-
-def _is_origin(text: str) -> bool:
-    """Return whether a browser can say this, letter by letter, in `Origin` (WHATWG URL)."""
-    if text != text.lower() or text.startswith(_NO_PAGES) or re.search(r"[*@?#%\\]", text):
-        return False
-    try:
-        url = Url(text)
-    except ValueError:
-        return False
-    return f"{text}/" == str(url) or (text == str(url) and bool(url.host) and not url.path)
 
 
 def env_files() -> list[str]:
