@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -286,9 +286,7 @@ def _read_query(model: type[BaseModel], raw: bytes, errors: list[dict[str, str]]
 def _model_of(model: type[BaseModel], raw: bytes) -> BaseModel:
     # What is not UTF-8 becomes lone surrogates, which no type of a parameter takes.
     query = raw.decode("utf-8", "surrogateescape")
-    given: dict[str, list[str]] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
-        given.setdefault(name, []).append(value)
+    given = parse_qs(query, keep_blank_values=True, errors="surrogateescape")
     once = {name: values if len(values) > 1 else values[0] for name, values in given.items()}
     return model.model_validate(once)
 
