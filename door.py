@@ -155,13 +155,12 @@ class Readers:
         self._large: dict[Any, tuple[int, asyncio.Timeout]] = {}
         self._written: set[Any] = set()  # transports that were written to since the last look
         self._behind: dict[Any, int] = {}  # those that then had bytes unsent, and how many
-        self._looking = False
 
     def note(self, transport: Any) -> None:
         """Remember that something is written to a connection."""
+        if not self._written and not self._behind:  # so no look is to come
+            asyncio.get_running_loop().call_later(PATIENCE, self._look)
         self._written.add(transport)
-        if not self._looking:
-            self._look_later()
 
     async def send(self, message: Message, send: Send, transport: Any) -> bool:
         """Send a large body as it is read; return False when it was given up."""
@@ -196,10 +195,6 @@ class Readers:
                 if left < PATIENCE - _HASTE and not patience.expired():  # nor about to be
                     patience.reschedule(now)
 
-    def _look_later(self) -> None:
-        self._looking = True
-        asyncio.get_running_loop().call_later(PATIENCE, self._look)
-
     def _look(self) -> None:
         """Hang up on those who have read nothing since the last look, and have more to read."""
         written, self._written = self._written, set()
@@ -210,9 +205,8 @@ class Readers:
                 transport.abort()
             elif unsent:
                 self._behind[transport] = unsent
-        self._looking = False
         if self._behind:
-            self._look_later()
+            asyncio.get_running_loop().call_later(PATIENCE, self._look)
 
 
 def transport_of(receive: Receive) -> Any:
