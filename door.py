@@ -164,16 +164,7 @@ class Readers:
 
     async def send(self, message: Message, send: Send, transport: Any) -> bool:
         """Send a large body as it is read; return False when it was given up."""
-        try:
-            more = message.get("more_body", False)
-            await self._send_in_parts(message["body"], more, send, transport)
-            return True
-        except TimeoutError:
-            if transport:
-                transport.abort()
-            return False
-
-    async def _send_in_parts(self, body: bytes, more: bool, send: Send, transport: Any) -> None:
+        body, more = message["body"], message.get("more_body", False)
         self._make_room()
         try:
             for start in range(0, len(body), LARGE):
@@ -181,8 +172,12 @@ class Readers:
                 part = {"body": body[start:end], "more_body": more or end < len(body)}
                 async with asyncio.timeout(PATIENCE) as patience:
                     self._large[transport] = len(body), patience
-                    # What uvicorn has not sent, it waits for.
-                    await send({"type": "http.response.body", **part})
+                    await send({**message, **part})  # what uvicorn has not sent, it waits for
+            return True
+        except TimeoutError:
+            if transport:
+                transport.abort()
+            return False
         finally:
             self._large.pop(transport, None)
 
