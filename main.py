@@ -11,9 +11,8 @@ import multiprocessing
 import os
 import re
 import signal
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from random import getrandbits
 from time import perf_counter
 from typing import Final, Literal
@@ -258,18 +257,14 @@ def create_app(settings: Settings) -> FastAPI:
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Let a signal end the process at once; uvicorn heeds it only when the start is over."""
-    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+    with ExitStack() as restoring:
+        with suppress(ValueError):  # only the main thread has signals
+            for number in _ENDING:
+                handler = signal.signal(number, signal.SIG_DFL)
+                restoring.callback(signal.signal, number, handler)
+                if getattr(getattr(handler, "__self__", None), "should_exit", False):
+                    signal.raise_signal(number)  # it came while uvicorn was loading this module
         yield
-        return
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _ENDING}
-    for number, handler in handlers.items():
-        if getattr(getattr(handler, "__self__", None), "should_exit", False):
-            signal.raise_signal(number)  # it came while uvicorn was loading this module
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _configure_logging(settings: Settings) -> Log | None:
