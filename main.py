@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from random import getrandbits
 from time import perf_counter
@@ -82,7 +82,9 @@ class Envelope:
         status = 0
         transport = transport_of(receive)
         headers = dict(scope["headers"])
-        request_id = _request_id(headers)
+        # A client's own, if that is a sane one; a new one need not be a secret, only differ.
+        given = _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
+        request_id = given[0].decode() if given else f"{getrandbits(128):032x}"
         added = [(b"x-request-id", request_id.encode())]
         method, path, root = scope["method"], scope["path"], scope.get("root_path", "")
         inner = {**scope, "request_id": request_id}
@@ -145,14 +147,6 @@ class Envelope:
             if self.lines:
                 spent = perf_counter() - started
                 self.lines.request(method, scope["raw_path"], status, spent, request_id)
-
-
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """Return the id that the client gave the request, if it is a sane one, else a new one."""
-    given = headers.get(b"x-request-id")
-    if given and _REQUEST_ID.fullmatch(given):
-        return str(given, "ascii")
-    return f"{getrandbits(128):032x}"  # it need not be a secret, only differ
 
 
 def create_app(settings: Settings) -> FastAPI:
