@@ -76,8 +76,7 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         started = perf_counter()
         status = 0
         transport = transport_of(receive)
@@ -151,7 +150,9 @@ class Envelope:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the service for these settings."""
-    lines = _configure_logging(settings)
+    log.handlers = [lines := Log()]
+    log.propagate = False
+    log.setLevel(settings.log_level.upper())
     database = Database(settings)
     owners = Owners(settings, database)
     live = Live(database)
@@ -168,7 +169,7 @@ def create_app(settings: Settings) -> FastAPI:
         logging.getLogger("uvicorn.access").propagate = False
         # What it says of each WebSocket, of which there are none here, has the query string, and so
         # a token; unless `--ws none` has it leave them alone.
-        logging.getLogger("uvicorn.error").addFilter(_is_of_no_websocket)
+        logging.getLogger("uvicorn.error").addFilter(lambda it: '"WebSocket ' not in str(it.msg))
         if owners.tokens:
             await owners.tokens.open()
         live.open()
@@ -244,7 +245,8 @@ def create_app(settings: Settings) -> FastAPI:
         return RedirectResponse(request.scope.get("root_path", "") + "/docs")
 
     # What goes the short way has no use for the rest: to pass it took a twentieth of a get.
-    app.middleware_stack = Envelope(app.build_middleware_stack(), cors, door, short, lines)
+    told = lines if log.isEnabledFor(logging.INFO) else None
+    app.middleware_stack = Envelope(app.build_middleware_stack(), cors, door, short, told)
     return app
 
 
@@ -259,19 +261,6 @@ def _ended_by_signals() -> Iterator[None]:
                 if getattr(getattr(handler, "__self__", None), "should_exit", False):
                     signal.raise_signal(number)  # it came while uvicorn was loading this module
         yield
-
-
-def _configure_logging(settings: Settings) -> Log | None:
-    """Make the log's only handler; return it if the level lets the lines of requests through."""
-    lines = Log()
-    log.handlers = [lines]
-    log.propagate = False
-    log.setLevel(settings.log_level.upper())
-    return lines if log.isEnabledFor(logging.INFO) else None
-
-
-def _is_of_no_websocket(record: logging.LogRecord) -> bool:
-    return '"WebSocket ' not in str(record.msg)
 
 
 def _welcome(settings: Settings, database: Database) -> list[str]:
