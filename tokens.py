@@ -127,13 +127,12 @@ class KeySet:
         self._state = ""
         self._one_by_one = asyncio.Lock()  # so that a late answer never replaces a newer one
         self._looked_again_at = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Fetch the keys now and until the loop ends; returns soon, with or without them."""
-        first = asyncio.create_task(self._fetch())
-        self._refreshing = asyncio.create_task(self._keep_fresh(first))
-        await asyncio.wait([first], timeout=_HEAD_START)
+        self._looking = asyncio.create_task(self._fetch())
+        self._refreshing = asyncio.create_task(self._keep_fresh(self._looking))
+        await asyncio.wait([self._looking], timeout=_HEAD_START)
 
     async def for_token(self, token: str) -> jwt.PyJWK | None:
         """Return the key that a token says it is signed with, if the set has it.
@@ -148,17 +147,12 @@ class KeySet:
             raise Unavailable("The keys that tokens are checked with are not available yet.")
         if key := _fitting(self._keys, header):
             return key
-        await self._look_again()
-        return _fitting(self._keys, header)
-
-    async def _look_again(self) -> None:
-        """Fetch the set, for a key may be new, unless that was done just now."""
-        idle = self._looking is None or self._looking.done()
-        if idle and time.monotonic() - self._looked_again_at >= _COOL_DOWN:
+        # It may be new: the set is fetched again, unless that was done just now.
+        if self._looking.done() and time.monotonic() - self._looked_again_at >= _COOL_DOWN:
             self._looked_again_at = time.monotonic()
             self._looking = asyncio.create_task(self._fetch())
-        if self._looking:
-            await asyncio.wait([self._looking], timeout=2 * _PATIENCE)  # all wait for the same one
+        await asyncio.wait([self._looking], timeout=2 * _PATIENCE)  # all wait for the same one
+        return _fitting(self._keys, header)
 
     async def _keep_fresh(self, first: asyncio.Task[None]) -> None:
         await first
