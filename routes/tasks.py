@@ -101,18 +101,14 @@ def build_router(
                 return unchanged(etag)
         rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
         if not rows:
-            surely = queries.list_tasks(whose.user_id, wanted, certain=True)
-            rows, _ = await database.run(surely)
+            rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted, certain=True))
         total, position = rows[0][-2:]
-        if wanted.before is None:
-            more = wanted.offset + wanted.limit < total
-        else:
-            more = len(rows) > wanted.limit
+        end = wanted.offset + wanted.limit
+        more = end < total if wanted.before is None else len(rows) > wanted.limit
         shown = [task_fields(row, whose) for row in rows[: wanted.limit] if row[0] is not None]
         body = to_json(shown)
         following = shown[-1]["id"] if more and shown else None
-        links = _links(whose.url, query, wanted, following)
-        found = {"X-Total-Count": str(total), **links}
+        found = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, following)}
         etag = list_etag(position, *(content if timeless else (*mine, body, str(total))))
         return answer(body, found, etag, if_none_match)
 
