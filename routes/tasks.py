@@ -56,10 +56,8 @@ Key = Annotated[
 
 _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 
-# What calls of one kind answer beside their success.
-NOT_MODIFIED = refusals(304)
-BAD_BODY = refusals(400, 413, 415)
-WRITTEN = {200: headers("ETag", "Link"), **refusals(404, 412), **BAD_BODY}
+_BODY: Final = (400, 413, 415)  # what calls with a body also answer
+_WRITTEN: Final = {200: headers("ETag", "Link"), **refusals(404, 412, *_BODY)}
 _CHANGED: Final = "The list has changed since; read it again."
 _TAKEN: Final = "is that of another task"
 _BUSY_KEY: Final = "was used before with another body"
@@ -85,7 +83,7 @@ def build_router(
         "",
         response_model=list[Task],
         response_description="One page of tasks.",
-        responses={200: headers("ETag", "Link", "X-Total-Count"), **NOT_MODIFIED},
+        responses={200: headers("ETag", "Link", "X-Total-Count"), **refusals(304)},
     )
     async def list_tasks(
         request: Request, whose: Whose, wanted: Wanted, if_none_match: IfNoneMatch = None
@@ -119,8 +117,7 @@ def build_router(
         response_description="The new task.",
         responses={
             201: headers("ETag", "Location", "Idempotency-Replayed"),
-            **BAD_BODY,
-            **refusals(409),
+            **refusals(*_BODY, 409),
         },
     )
     async def create_task(whose: Whose, new: NewTasks, idempotency_key: Key = None) -> Response:
@@ -159,7 +156,7 @@ def build_router(
             raise invalid("body", "uid", _TAKEN, 409) from None
         return json_answer([task_fields(row, whose) for row in rows], 201)
 
-    @router.patch("", response_model=schemas.Updated, responses={**BAD_BODY, **refusals(412)})
+    @router.patch("", response_model=schemas.Updated, responses=refusals(*_BODY, 412))
     async def update_matching_tasks(
         whose: Whose, wanted: Matching, change: TaskUpdate, given: Given
     ) -> Response:
@@ -217,7 +214,7 @@ def build_router(
 
     add_changes(router, database, owner, live)
 
-    @router.get("/stats", response_model=Stats, responses={200: headers("ETag"), **NOT_MODIFIED})
+    @router.get("/stats", response_model=Stats, responses={200: headers("ETag"), **refusals(304)})
     async def get_task_stats(
         whose: Whose, wanted: Counted, if_none_match: IfNoneMatch = None
     ) -> Response:
@@ -229,15 +226,15 @@ def build_router(
     @router.get(
         "/{id:id}",
         response_model=Task,
-        responses={200: headers("ETag"), **NOT_MODIFIED, **refusals(404)},
+        responses={200: headers("ETag"), **refusals(304, 404)},
     )
     async def get_task(whose: Whose, ref: Ref, if_none_match: IfNoneMatch = None) -> Response:
         """The task as it is now; what is in the trash is not found here."""
         task = task_fields(await _one(queries.read_task(whose.user_id, ref), whose, ref), whose)
         return answer(to_json(task), {}, task["etag"], if_none_match)
 
-    @router.put("/{id:id}", response_model=Task, responses=WRITTEN, name="put_task")
-    @router.patch("/{id:id}", response_model=Task, responses=WRITTEN)
+    @router.put("/{id:id}", response_model=Task, responses=_WRITTEN, name="put_task")
+    @router.patch("/{id:id}", response_model=Task, responses=_WRITTEN)
     async def update_task(
         whose: Whose, ref: Ref, change: TaskUpdate, versions: Allowed
     ) -> Response:
@@ -247,7 +244,7 @@ def build_router(
         """
         return await _change(whose, ref, change, versions)
 
-    @router.patch("/{id:id}/complete", response_model=Task, responses=WRITTEN)
+    @router.patch("/{id:id}/complete", response_model=Task, responses=_WRITTEN)
     async def complete_task(
         whose: Whose, ref: Ref, versions: Allowed, body: Done = None
     ) -> Response:
