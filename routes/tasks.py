@@ -23,17 +23,9 @@ from models import ROW
 from openapi import headers, operation_id, refusals
 from queries import Positions, Versions
 from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
+from routes import etags
 from routes.answers import answer, json_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
-from routes.etags import (
-    Allowed,
-    Given,
-    IfNoneMatch,
-    allowed_positions,
-    body_etag,
-    list_etag,
-    not_modified,
-)
 from routes.live import Live
 from routes.route import TaskRoute
 from schemas import NewTasks, Stats, Task, TaskCreate, TaskQuery, TaskUpdate
@@ -86,7 +78,7 @@ def build_router(
         responses={200: headers("ETag", "Link", "X-Total-Count"), **refusals(304)},
     )
     async def list_tasks(
-        request: Request, whose: Whose, wanted: Wanted, if_none_match: IfNoneMatch = None
+        request: Request, whose: Whose, wanted: Wanted, if_none_match: etags.IfNoneMatch = None
     ) -> Response:
         """Filters narrow the list; all of them must hold."""
         query = request.scope["query_string"]
@@ -94,8 +86,8 @@ def build_router(
         content = (*mine, whose.url, query)
         timeless = all(condition.column != "overdue" for condition in wanted.conditions)
         if if_none_match is not None and timeless:
-            etag = list_etag(await position_of(database, whose), *content)
-            if not_modified(if_none_match, etag):
+            etag = etags.list_etag(await position_of(database, whose), *content)
+            if etags.not_modified(if_none_match, etag):
                 return unchanged(etag)
         rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
         if not rows:
@@ -107,7 +99,7 @@ def build_router(
         body = to_json(shown)
         following = shown[-1]["id"] if more and shown else None
         found = {"X-Total-Count": str(total), **_links(whose.url, query, wanted, following)}
-        etag = list_etag(position, *(content if timeless else (*mine, body, str(total))))
+        etag = etags.list_etag(position, *(content if timeless else (*mine, body, str(total))))
         return answer(body, found, etag, if_none_match)
 
     @router.post(
@@ -158,10 +150,10 @@ def build_router(
 
     @router.patch("", response_model=schemas.Updated, responses=refusals(*_BODY, 412))
     async def update_matching_tasks(
-        whose: Whose, wanted: Matching, change: TaskUpdate, given: Given
+        whose: Whose, wanted: Matching, change: TaskUpdate, given: etags.Given
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
-        known = allowed_positions(given, whose.user_id, database.identity)
+        known = etags.allowed_positions(given, whose.user_id, database.identity)
         until = monotonic() + BULK_DEADLINE
         while monotonic() < until:
             if change.recurrence is None:
@@ -182,12 +174,12 @@ def build_router(
         raise Unavailable("Others change these tasks all the time; nothing was done, try again.")
 
     @router.delete("", response_model=schemas.Deleted, responses=refusals(412))
-    async def delete_matching_tasks(whose: Whose, wanted: Matching, given: Given) -> Response:
+    async def delete_matching_tasks(whose: Whose, wanted: Matching, given: etags.Given) -> Response:
         """Puts every task that the filters match into the trash, at once; without a filter, all.
 
         With `deleted=true` it empties the trash.
         """
-        known = allowed_positions(given, whose.user_id, database.identity)
+        known = etags.allowed_positions(given, whose.user_id, database.identity)
         query = queries.delete_tasks(whose.user_id, wanted, known)
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
@@ -216,19 +208,19 @@ def build_router(
 
     @router.get("/stats", response_model=Stats, responses={200: headers("ETag"), **refusals(304)})
     async def get_task_stats(
-        whose: Whose, wanted: Counted, if_none_match: IfNoneMatch = None
+        whose: Whose, wanted: Counted, if_none_match: etags.IfNoneMatch = None
     ) -> Response:
         """Counts the tasks that the filters match."""
         rows, _ = await database.run(queries.count_tasks(whose.user_id, wanted))
         body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
-        return answer(body, {}, body_etag(body), if_none_match)
+        return answer(body, {}, etags.body_etag(body), if_none_match)
 
     @router.get(
         "/{id:id}",
         response_model=Task,
         responses={200: headers("ETag"), **refusals(304, 404)},
     )
-    async def get_task(whose: Whose, ref: Ref, if_none_match: IfNoneMatch = None) -> Response:
+    async def get_task(whose: Whose, ref: Ref, if_none_match: etags.IfNoneMatch = None) -> Response:
         """The task as it is now; what is in the trash is not found here."""
         task = task_fields(await _one(queries.read_task(whose.user_id, ref), whose, ref), whose)
         return answer(to_json(task), {}, task["etag"], if_none_match)
@@ -236,7 +228,7 @@ def build_router(
     @router.put("/{id:id}", response_model=Task, responses=_WRITTEN, name="put_task")
     @router.patch("/{id:id}", response_model=Task, responses=_WRITTEN)
     async def update_task(
-        whose: Whose, ref: Ref, change: TaskUpdate, versions: Allowed
+        whose: Whose, ref: Ref, change: TaskUpdate, versions: etags.Allowed
     ) -> Response:
         """Changes the fields that are sent; PUT and PATCH do the same.
 
@@ -246,7 +238,7 @@ def build_router(
 
     @router.patch("/{id:id}/complete", response_model=Task, responses=_WRITTEN)
     async def complete_task(
-        whose: Whose, ref: Ref, versions: Allowed, body: Done = None
+        whose: Whose, ref: Ref, versions: etags.Allowed, body: Done = None
     ) -> Response:
         """Toggles; with a body, sets what that says.
 
@@ -294,7 +286,7 @@ def build_router(
         response_description="The task as it is now, or as it last was.",
         responses=refusals(404, 412),
     )
-    async def delete_task(whose: Whose, ref: Ref, how: How, versions: Allowed) -> Response:
+    async def delete_task(whose: Whose, ref: Ref, how: How, versions: etags.Allowed) -> Response:
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         forever = bool(how.forever)
         query = queries.delete_task(whose.user_id, ref, versions, forever=forever)
