@@ -50,7 +50,8 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 
 _BODY: Final = (400, 413, 415)  # what calls with a body also answer
 _WRITTEN: Final = {200: headers("ETag", "Link"), **refusals(404, 412, *_BODY)}
-_CHANGED: Final = "The list has changed since; read it again."
+_TASK_CHANGED: Final = "The task has changed since; read it again."
+_LIST_CHANGED: Final = "The list has changed since; read it again."
 _TAKEN: Final = "is that of another task"
 _BUSY_KEY: Final = "was used before with another body"
 
@@ -162,7 +163,7 @@ def build_router(
                     return json_answer({"updated": await _count(query, whose, known)})
             position = await position_of(database, whose)
             if known is not None and position not in known:
-                raise ApiError(412, _CHANGED)
+                raise ApiError(412, _LIST_CHANGED)
             rows, _ = await database.run(read_rules(whose.user_id, wanted, change))
             repeating = [dict(zip(FOLLOWED, row, strict=True)) for row in rows]
             nexts = await asyncio.to_thread(nexts_of, repeating, change)
@@ -184,19 +185,19 @@ def build_router(
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
         except Conflict:
-            raise ApiError(412, _CHANGED) from None
+            raise ApiError(412, _LIST_CHANGED) from None
 
     async def _count(query: queries.Query, whose: Owner, known: Positions) -> int:
         """Return how many a bulk call touched; `Conflict` if the user has another position."""
         # What changes nothing does not look at the position itself.
         if known and query.raises is None and await position_of(database, whose) not in known:
-            raise ApiError(412, _CHANGED)
+            raise ApiError(412, _LIST_CHANGED)
         count = await _touched(query)
         if not count and (await database.run(queries.make_position(whose.user_id))).touched:
             count = await _touched(query)
         # Whose position is not there yet has no tasks, and nothing that could be compared.
         if known and not count and 1 not in known and await position_of(database, whose) == 1:
-            raise ApiError(412, _CHANGED)
+            raise ApiError(412, _LIST_CHANGED)
         return count
 
     async def _touched(query: queries.Query) -> int:
@@ -264,7 +265,7 @@ def build_router(
             # None is found, it repeats or shall, or an older version has made it.
             was = await _one(queries.read_task(whose.user_id, ref, trash=trash), whose, ref)
             if versions is not None and was[-1] not in versions:
-                raise _changed()
+                raise ApiError(412, _TASK_CHANGED)
             task = task_fields(was, whose)
             setting = change or TaskUpdate(completed=not task["completed"])
             heeding = queries.update_task(whose.user_id, ref, setting, was[-1:], ruled=True)
@@ -313,14 +314,10 @@ def build_router(
             if rows:
                 return rows[0]
             if versions is not None:  # else it has been deleted and brought back meanwhile
-                raise _changed()
+                raise ApiError(412, _TASK_CHANGED)
         raise ApiError(404, f"There is no task {ref if isinstance(ref, int) else 'with this uid'}.")
 
     return router
-
-
-def _changed() -> ApiError:
-    return ApiError(412, "The task has changed since; read it again.")
 
 
 def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[str, str]:
