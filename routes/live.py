@@ -202,17 +202,14 @@ class Stream(Response):
         self._until = scope.get("token_end", math.inf) - _LATE
         self._transport = transport_of(receive)
         if self._transport:  # else nobody could tell when the client has gone: it comes back
-            await self._go_on(send, known)
+            self._live.add(self, known)
+            try:
+                with suppress(ApiError):
+                    while not self._over:
+                        await send(_body(await self._next()))
+            finally:
+                self._live.remove(self)
         await send({"type": "http.response.body"})
-
-    async def _go_on(self, send: Send, known: int) -> None:
-        self._live.add(self, known)
-        try:
-            with suppress(ApiError):
-                while not self._over:
-                    await send(_body(await self._next()))
-        finally:
-            self._live.remove(self)
 
     async def _next(self) -> bytes:
         """Wait for what there is to say: an event, and every now and then a comment."""
