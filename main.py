@@ -42,9 +42,7 @@ log = logging.getLogger("tasks")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
-_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _STOPPING: Final = "The service is stopping; whether this was done is not known."
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Health(BaseModel):
@@ -188,7 +186,7 @@ def create_app(settings: Settings) -> FastAPI:
         Response(),  # until the envelope has the app
         allow_origins=settings.origins,
         allow_origin_regex=None if settings.origins else _THIS_MACHINE,
-        allow_methods=_METHODS,
+        allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
         allow_headers=("*",),
         # Many pages send them; no cookie is read here.
         allow_credentials="*" not in settings.origins,
@@ -255,7 +253,7 @@ def _ended_by_signals() -> Iterator[None]:
     """Let a signal end the process at once; uvicorn heeds it only when the start is over."""
     with ExitStack() as restoring:
         with suppress(ValueError):  # only the main thread has signals
-            for number in _ENDING:
+            for number in (signal.SIGTERM, signal.SIGINT):
                 handler = signal.signal(number, signal.SIG_DFL)
                 restoring.callback(signal.signal, number, handler)
                 if getattr(getattr(handler, "__self__", None), "should_exit", False):

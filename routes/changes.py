@@ -28,7 +28,6 @@ LastEventId = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^(0|[1-9][0-9]{0,14})$"}),
     Header(alias="Last-Event-ID", description="Of a stream: as `since`, where that is less."),
 ]
-_WIDTH: Final = len(ROW)
 _DELETED: Final = [column.name for column in ROW].index("deleted")
 
 
@@ -39,7 +38,7 @@ async def changes_since(database: Database, whose: Owner, known: Since) -> tuple
     tasks is one page, so it is made in pieces.
     """
     rows, _ = await database.run(changes.read_changes(whose.user_id, known))
-    position, forgotten, more, end = rows[0][_WIDTH:] if rows else (1, 0, False, None)
+    position, forgotten, more, end = rows[0][len(ROW) :] if rows else (1, 0, False, None)
     if known.since > position or 0 < known.since < forgotten:
         raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")
     position = end if more else position
@@ -47,8 +46,7 @@ async def changes_since(database: Database, whose: Owner, known: Since) -> tuple
     for start in range(0, len(rows), PIECE):
         if start:
             await asyncio.sleep(0)  # a turn for everybody else
-        piece = rows[start : start + PIECE]
-        told = [_change(row, whose) for row in piece if row[0] is not None]
+        told = [_change(row, whose) for row in rows[start : start + PIECE] if row[0] is not None]
         pieces.append(to_json(told)[1:-1])
     end_of_page = to_json({"position": position, "more": more})
     return position, more, b'{"changes":[%b],%b' % (b",".join(pieces), end_of_page[1:])
