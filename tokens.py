@@ -51,7 +51,6 @@ class Tokens:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         secret = settings.auth_secret.get_secret_value().encode() if settings.auth_secret else b""
-        self._weak = 0 < len(secret) < 32
         self._secret = (
             jwt.PyJWK({"kty": "oct", "k": base64url_encode(secret)}, "HS256") if secret else None
         )
@@ -76,7 +75,7 @@ class Tokens:
 
     async def open(self) -> None:
         """Start to fetch the keys, if there is a set of them."""
-        if self._weak:
+        if self._secret and self._secret.Algorithm.check_key_length(self._secret.key):
             log.warning("AUTH_SECRET is shorter than the 32 bytes that HS256 needs to be safe")
         if self._keys:
             await self._keys.open()
