@@ -159,10 +159,8 @@ def problem(request: Request, error: ApiError) -> Response:
 
 
 def _allowed_methods(request: Request) -> str:
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods
+    routes = [it for it in request.app.routes if it.matches(request.scope)[0] is not Match.NONE]
+    methods = {method for route in routes for method in route.methods}
     if not methods or "GET" in methods:  # what has no route is a file of the page at `/docs`
         methods |= {"GET", "HEAD"}
     return ", ".join(sorted(methods | {"OPTIONS"}))
