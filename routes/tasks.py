@@ -269,8 +269,7 @@ def build_router(
             task = task_fields(was, whose)
             setting = change or TaskUpdate(completed=not task["completed"])
             heeding = queries.update_task(whose.user_id, ref, setting, was[-1:], ruled=True)
-            rows, _ = await database.run(with_next(heeding, nexts_of([task], setting)))
-            if rows:
+            if rows := (await database.run(with_next(heeding, nexts_of([task], setting)))).rows:
                 break
             await database.run(queries.make_position(whose.user_id))
         task, link = task_fields(rows[0], whose), {}
@@ -303,15 +302,13 @@ def build_router(
         trash: bool = False,
     ) -> tuple[Any, ...]:
         """Return the one row; without it a write asks whether there is one, also in the `trash`."""
-        rows, _ = await database.run(query)
-        if rows:
+        if rows := (await database.run(query)).rows:
             return rows[0]
         writes = query.raises is not None
         there = queries.read_task(whose.user_id, ref, trash=trash)
         if writes and (await database.run(there)).rows:
             await database.run(queries.make_position(whose.user_id))
-            rows, _ = await database.run(query)
-            if rows:
+            if rows := (await database.run(query)).rows:
                 return rows[0]
             if versions is not None:  # else it has been deleted and brought back meanwhile
                 raise ApiError(412, _TASK_CHANGED)
