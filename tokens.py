@@ -51,9 +51,8 @@ class Tokens:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         secret = settings.auth_secret.get_secret_value().encode() if settings.auth_secret else b""
-        self._secret = (
-            jwt.PyJWK({"kty": "oct", "k": base64url_encode(secret)}, "HS256") if secret else None
-        )
+        jwk = {"kty": "oct", "k": base64url_encode(secret)}
+        self._secret = jwt.PyJWK(jwk, "HS256") if secret else None
         self._keys = KeySet(str(settings.auth_jwks_url)) if settings.auth_jwks_url else None
         self._checks: dict[str, Any] = {
             "leeway": _LEEWAY,
