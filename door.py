@@ -86,9 +86,7 @@ class Door:
 
 
 def _announces_body(headers: Headers) -> bool:
-    return (
-        b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
-    )
+    return b"transfer-encoding" in headers or bool(headers.get(b"content-length", b"").strip(b"0"))
 
 
 def loses_what_follows(scope: Scope, headers: Headers) -> bool:
