@@ -122,6 +122,9 @@ def _with_next(change: sa.Update) -> tuple[sa.ClauseElement, sa.Update]:
     What comes back is what the change returns, or else how many tasks it has touched.
     """
     marked, returned = change.values(repeated_at=_mark), change.exported_columns
+    # SQLAlchemy notes what a statement returns, and its copies keep that when they return more.
+    for note in ("exported_columns", "_all_selected_columns"):
+        marked.__dict__.pop(note, None)
     more = (column for column in task if column.name not in returned)
     old = marked.returning(*more).cte("changed")
     shown: Any = [old.c[str(column.key)] for column in returned] or [sa.func.count()]
