@@ -25,19 +25,13 @@ class Condition(NamedTuple):
     """`column operator value`; the operators are `eq ne lt gt gte lte like in`.
 
     The column may also be `text` (title or description) or `overdue`. With `in`, and for `tags`
-    with `eq` (has all of them) and `ne`, the value is a list.
+    with `eq` (has all of them) and `ne`, the value is a list. A parameter is declared with the
+    condition that it stands for, without a value.
     """
 
     column: str
     operator: str
-    value: Any
-
-
-class Where(NamedTuple):
-    """Says which condition a parameter stands for."""
-
-    column: str
-    operator: str
+    value: Any = None
 
 
 def _due_from(value: str | None) -> str:
@@ -138,9 +132,9 @@ def _field_filters() -> dict[str, Any]:
         for operator, kind in kinds.items():
             name = field if operator == "eq" else f"{field}_{operator}"
             column = field + "_folded" if kind is Folded else field
-            where = Where(column, "in" if kind is _PriorityLike else operator)
+            condition = Condition(column, "in" if kind is _PriorityLike else operator)
             if kind is not None and name not in _MEANING_MORE:
-                parameters[name] = (Annotated[kind, where], None)
+                parameters[name] = (Annotated[kind, condition], None)
     return parameters
 
 
