@@ -182,10 +182,10 @@ class Database:
         compiled = self._compiled(query.statement if there is None else there)
         self._pending += 1
         try:
-            if gatherer := self._gatherer(query, compiled.sql):
-                rows, touched = await gatherer.run(compiled.parameters(query.parameters))
-            elif isinstance(self._pool, sqlite.Pool):
+            if isinstance(self._pool, sqlite.Pool):
                 rows, touched = await self._run_there(self._pool, query, compiled)
+            elif gatherer := self._gatherer(self._pool, query, compiled.sql):
+                rows, touched = await gatherer.run(compiled.parameters(query.parameters))
             else:
                 rows, touched = await self._run_alone(self._pool, query, compiled)
         except (psycopg2.errors.DivisionByZero, psycopg2.errors.UniqueViolation) as error:
@@ -245,21 +245,17 @@ class Database:
         )
         return Result(*rows)
 
-    def _gatherer(self, query: Query, sql: str) -> Gatherer | None:
+    def _gatherer(self, pool: postgres.Pool, query: Query, sql: str) -> Gatherer | None:
         """Return what gathers the calls of this query; None where each goes by itself.
 
         So it is where tables are distributed: one user's call goes to one node, several to all.
         """
         if query.many is None or query.each or self.distributed:
             return None
-        if isinstance(self._pool, sqlite.Pool):
-            return None
         if sql not in self._gatherers:  # by its text, for a statement may be built again and again
             one, many = self._prepared(query.statement), self._prepared(query.many)
             constants = self._compiled(query.many).constants
-            self._gatherers[sql] = Gatherer(
-                self._pool, one, many, constants, repeatable=query.repeatable
-            )
+            self._gatherers[sql] = Gatherer(pool, one, many, constants, repeatable=query.repeatable)
         return self._gatherers[sql]
 
     def _prepare(self, statement: ClauseElement) -> Prepared:
