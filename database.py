@@ -28,7 +28,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from engines import postgres, sqlite
+from engines import Result, postgres, sqlite
 from engines.gather import Gatherer
 from engines.prepared import Prepared, Sql
 from engines.spelling import Citus, read_timestamp
@@ -89,13 +89,6 @@ _identify: Final = (
 
 class StartupError(Exception):
     """The database cannot be used; the message says why in one line, without secrets."""
-
-
-class Result(NamedTuple):
-    """The rows of a statement, and how many rows it touched."""
-
-    rows: list[tuple[Any, ...]]
-    touched: int
 
 
 class _Compiled(NamedTuple):
@@ -183,11 +176,11 @@ class Database:
         self._pending += 1
         try:
             if isinstance(self._pool, sqlite.Pool):
-                rows, touched = await self._run_there(self._pool, query, compiled)
+                result = await self._run_there(self._pool, query, compiled)
             elif gatherer := self._gatherer(self._pool, query, compiled.sql):
-                rows, touched = await gatherer.run(compiled.parameters(query.parameters))
+                result = await gatherer.run(compiled.parameters(query.parameters))
             else:
-                rows, touched = await self._run_alone(self._pool, query, compiled)
+                result = await self._run_alone(self._pool, query, compiled)
         except (psycopg2.errors.DivisionByZero, psycopg2.errors.UniqueViolation) as error:
             raise Conflict from error
         except (psycopg2.errors.CheckViolation, sqlite3.IntegrityError) as error:
@@ -202,13 +195,14 @@ class Database:
             self._pending -= 1
         if query.raises is not None:
             self.on_write(query.parameters["owner"])
+        rows = result.rows
         if compiled.from_sql:
             for start in range(0, len(rows), PIECE):
                 if start:
                     await asyncio.sleep(0)  # a turn for everybody else
                 piece = slice(start, start + PIECE)
                 rows[piece] = [_converted(row, compiled.from_sql) for row in rows[piece]]
-        return Result(rows, touched)
+        return result
 
     async def _run_alone(self, pool: postgres.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on PostgreSQL; that of several calls takes them as JSON."""
@@ -221,9 +215,7 @@ class Database:
         else:
             sql = self._prepared(query.statement) if query.planned_once else compiled.sql
             parameters = compiled.parameters(query.parameters)
-        return Result(
-            *await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
-        )
+        return await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
 
     async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on SQLite, once for each call, after what raises the position."""
@@ -234,7 +226,7 @@ class Database:
             compiled = self._compiled(statement)
             return compiled.sql, compiled.parameters(query.parameters)
 
-        rows = await pool.run(
+        return await pool.run(
             compiled.sql,
             compiled.parameters(query.parameters) if not query.each else query.parameters,
             repeatable=query.repeatable,
@@ -243,7 +235,6 @@ class Database:
             then=beside(query.then),
             each=[compiled.parameters(values) for values in query.each],
         )
-        return Result(*rows)
 
     def _gatherer(self, pool: postgres.Pool, query: Query, sql: str) -> Gatherer | None:
         """Return what gathers the calls of this query; None where each goes by itself.

@@ -15,14 +15,12 @@ from typing import Any, Final, cast
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_WRITE, new_type, parse_dsn, register_type
 
-from engines import DEADLINE, Queue
+from engines import DEADLINE, Queue, Result
 from engines.prepared import Prepared, Sql, spelt
 from engines.spelling import read_timestamp
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
-
-Rows = tuple[list[tuple[Any, ...]], int]  # the rows that came back, and how many rows were touched
 
 GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's answer to arrive in
 _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
@@ -92,7 +90,7 @@ class _Job:
         self.owner = self.parameters.get("owner", id(self)), self.long
         self.started = self.loop.time()
         self.deadline = self.started + self.seconds - self.waited
-        self.rows: asyncio.Future[Rows] = self.loop.create_future()
+        self.rows: asyncio.Future[Result] = self.loop.create_future()
 
     def limit(self) -> int:
         """Return how many tenths of a second the server may work on it, none when it is too late.
@@ -219,7 +217,7 @@ class _Connection:
             return
         try:
             rows = self._cursor.fetchall() if self._cursor.description else []
-            job.rows.set_result((rows, self._cursor.rowcount))
+            job.rows.set_result(Result(rows, self._cursor.rowcount))
             if len(rows) > _MANY:  # else it keeps what libpq has read until its next statement
                 self._cursor = self._raw.cursor()
         except Exception as error:  # what Python has no value for, such as a date before Christ
@@ -274,7 +272,7 @@ class Pool:
         deadline: float = DEADLINE,
         waited: float = 0.0,
         shared: bool = False,
-    ) -> asyncio.Future[Rows]:
+    ) -> asyncio.Future[Result]:
         """Send one statement, whose caller has `waited` so many seconds; return the future of what
         comes back within `deadline` seconds.
 

@@ -17,10 +17,9 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from engines import DEADLINE, Queue
+from engines import DEADLINE, Queue, Result
 from errors import Unavailable
 
-Rows = tuple[list[tuple[Any, ...]], int]
 Parameters = Mapping[str, Any]
 First = tuple[str, Parameters]  # what goes before or after a statement, in one transaction; or ""
 
@@ -85,10 +84,10 @@ class _Job:
         # What may be slow shares no transaction, nor what could fail after it has done something.
         self.alone = self.seconds > DEADLINE or bool(self.then[0])
         self.deadline = monotonic() + self.seconds
-        self.outcome: Rows | Exception = ([], 0)  # a list of its own
-        self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self.outcome: Result | Exception = Result([], 0)  # a list of its own
+        self.rows: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
-    def end(self, outcome: Rows | Exception) -> None:
+    def end(self, outcome: Result | Exception) -> None:
         """Hand over the outcome, as whoever asked shall see it."""
         if self.rows.done():  # whoever asked is gone
             return
@@ -127,7 +126,8 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
                 connection.execute(*job.first)
             rows = [row for call in job.calls for row in connection.execute(job.sql, call)]
             # A cursor does not count what a statement WITH steps has touched.
-            job.outcome = rows, len(rows) or connection.execute("SELECT changes()").fetchone()[0]
+            touched = len(rows) or connection.execute("SELECT changes()").fetchone()[0]
+            job.outcome = Result(rows, touched)
             if job.then[0]:
                 connection.execute(*job.then)
     except Exception as error:
@@ -174,7 +174,7 @@ class Pool:
         first: First = ("", {}),
         then: First = ("", {}),
         each: Sequence[Parameters] = (),
-    ) -> Rows:
+    ) -> Result:
         """Run one statement, or once for `each`, all or none; `first` before it, and `then` after.
 
         Return what came back, at most `deadline` seconds from now.
@@ -191,7 +191,7 @@ class Pool:
             self._asked.set()
         return await job.rows
 
-    def _read_at_once(self, sql: str, parameters: Parameters) -> Rows | None:
+    def _read_at_once(self, sql: str, parameters: Parameters) -> Result | None:
         """Read on the loop; None where that is not short, or fails: then a thread shall say why."""
         try:
             if not (self._there if self._near else self._is_there()):
@@ -202,7 +202,7 @@ class Pool:
                 self._near.set_progress_handler(self._is_late, _STEPS)
             self._late = monotonic() + _NEAR
             rows = self._near.execute(sql, parameters).fetchall()
-            return rows, len(rows)
+            return Result(rows, len(rows))
         except sqlite3.Error:
             return None
 

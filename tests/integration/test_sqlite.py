@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engines import DEADLINE, sqlite
-from engines.sqlite import Pool, Rows
+from engines.sqlite import Pool
 from errors import Unavailable
 from tests.support.app import in_process
 from tests.support.load import locked
@@ -46,7 +46,8 @@ async def insert_all(pool: Pool, *texts: str, deadline: float = DEADLINE) -> lis
     calls = (
         pool.run(INSERT, {"text": text}, repeatable=False, deadline=deadline) for text in texts
     )
-    return await asyncio.gather(*calls, return_exceptions=True)
+    outcomes: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    return outcomes
 
 
 def told(outcome: object) -> str:
@@ -56,7 +57,7 @@ def told(outcome: object) -> str:
 
 
 async def texts_in(pool: Pool) -> list[str]:
-    rows: Rows = await pool.run("SELECT text FROM notes ORDER BY id", {}, repeatable=True)
+    rows = await pool.run("SELECT text FROM notes ORDER BY id", {}, repeatable=True)
     return [text for (text,) in rows[0]]
 
 
