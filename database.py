@@ -104,6 +104,13 @@ class _Compiled(NamedTuple):
             parameters[name] = convert(parameters[name])
         return parameters
 
+    def row(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what the driver has given, as values."""
+        values = list(given)
+        for place, convert in self.from_sql:
+            values[place] = convert(values[place])
+        return tuple(values)
+
 
 class Database:
     """One database, whichever it is: all that handlers know."""
@@ -201,7 +208,7 @@ class Database:
                 if start:
                     await asyncio.sleep(0)  # a turn for everybody else
                 piece = slice(start, start + PIECE)
-                rows[piece] = [_converted(row, compiled.from_sql) for row in rows[piece]]
+                rows[piece] = map(compiled.row, rows[piece])
         return result
 
     async def _run_alone(self, pool: postgres.Pool, query: Query, compiled: _Compiled) -> Result:
@@ -436,12 +443,3 @@ def _first_line(error: BaseException | None) -> str:
 
 def _read_list(stored: str | None) -> Any:
     return stored and from_json(stored)
-
-
-def _converted(
-    row: tuple[Any, ...], converters: tuple[tuple[int, Callable[[Any], Any]], ...]
-) -> tuple[Any, ...]:
-    values = list(row)
-    for place, convert in converters:
-        values[place] = convert(values[place])
-    return tuple(values)
