@@ -7,8 +7,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext, suppress
-from functools import lru_cache
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from random import getrandbits
 from typing import Any, Final, NamedTuple, cast
@@ -307,7 +307,7 @@ class Database:
 
     def _bring_to_head(self) -> None:
         """Upgrade the schema in one transaction, while every other process that starts up waits."""
-        with closing(self._engine().connect()) as connection:
+        with self._engine().connect() as connection:
             if not self._file:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":
@@ -344,29 +344,23 @@ class Database:
     def schema_transaction(self) -> Iterator[Connection]:
         """Open the one transaction in which the schema may change."""
         lock = "BEGIN IMMEDIATE" if self._file else _UPGRADE
-        engine = self._engine()
-        sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
         turn = _turn(self._file) if self._file else nullcontext()
-        with turn, engine.begin() as connection:
+        with turn, self._engine().begin() as connection:
+            connection.exec_driver_sql(lock)
             yield connection
 
     def _engine(self) -> sqlalchemy.Engine:
         """Return what opens ordinary connections, which change nothing by being opened."""
+        connect: Callable[[], Any]
         if self._file:
-            file = self._file
-            if not _is_writable(file):  # who may not read it here may not read its -wal either
-                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-            return sqlalchemy.create_engine(
-                "sqlite://",
-                creator=lambda: sqlite3.connect(file, timeout=_ANSWER, isolation_level=None),
-                poolclass=NullPool,
-            )
-        options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
-        return sqlalchemy.create_engine(
-            "postgresql+psycopg2://",
-            creator=lambda: psycopg2.connect(self._url, **options),
-            poolclass=NullPool,
-        )
+            if not _is_writable(self._file):  # who may not read it may not read its -wal either
+                os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
+            connect = partial(sqlite3.connect, self._file, timeout=_ANSWER, isolation_level=None)
+        else:
+            options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
+            connect = partial(psycopg2.connect, self._url, **options)
+        kind = "sqlite://" if self._file else "postgresql+psycopg2://"
+        return sqlalchemy.create_engine(kind, creator=connect, poolclass=NullPool)
 
 
 @contextmanager
@@ -391,10 +385,9 @@ def _turn(file: str) -> Iterator[None]:
 def _missing(connection: Connection) -> list[str]:
     """Return the columns that this code uses and the database does not have."""
     found = columns_in(connection)
-    tables = TASK.metadata.tables.items()
     return [
         f"{name}.{key}"
-        for name, table in tables
+        for name, table in TASK.metadata.tables.items()
         for key in set(table.c.keys()) - found.get(name, set())
     ]
 
