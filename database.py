@@ -227,20 +227,16 @@ class Database:
     async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on SQLite, once for each call, after what raises the position."""
 
-        def beside(statement: ClauseElement | None) -> sqlite.First:
-            if statement is None:
-                return "", {}
-            compiled = self._compiled(statement)
-            return compiled.sql, compiled.parameters(query.parameters)
+        def beside(statement: ClauseElement | None) -> list[sqlite.Step]:
+            steps = [] if statement is None else [self._compiled(statement)]
+            return [(step.sql, step.parameters(query.parameters)) for step in steps]
 
         return await pool.run(
             compiled.sql,
-            compiled.parameters(query.parameters) if not query.each else query.parameters,
-            repeatable=query.repeatable,
+            *(compiled.parameters(values) for values in query.each or [query.parameters]),
             deadline=query.deadline,
             first=beside(query.raises),
             then=beside(query.then),
-            each=[compiled.parameters(values) for values in query.each],
         )
 
     def _gatherer(self, pool: postgres.Pool, query: Query, sql: str) -> Gatherer | None:

@@ -1,4 +1,4 @@
-"""The two databases, each behind the same `Pool`: the result of one statement, or `Unavailable`."""
+"""The two databases, each behind a `Pool`: the result of one statement, or `Unavailable`."""
 
 from collections import deque
 from collections.abc import Callable
