@@ -128,33 +128,30 @@ class Completion(Body):
     completed: bool
 
 
-_TASK: Final[dict[str, Any]] = {
-    "id": 7,
-    "uid": "0b9b1f0e-5a0e-4d6e-9c55-3f1c2d7a8e10",
-    "etag": '"4503599627370496"',
-    "url": "http://localhost:8000/api/tasks/7",
-    "user_id": "demo",
-    "title": "Buy milk",
-    "description": "The one in glass",
-    "completed": True,
-    "completed_at": "2026-11-21T07:15:00.654321Z",
-    "priority": "high",
-    "due_date": "2026-11-21",
-    "remind_at": "2026-11-20T18:00:00",
-    "recurrence": "FREQ=WEEKLY;BYDAY=MO,SA",
-    "repeat_from": "due",
-    "tags": ["shopping"],
-    "order": 1.5,
-    "deleted": False,
-    "created_at": "2026-11-20T18:30:00.123456Z",
-    "updated_at": "2026-11-21T07:15:00.654321Z",
-}
-
-
 class Task(BaseModel):
     """A task as the API shows it."""
 
-    model_config = example(**_TASK)
+    model_config = example(
+        id=7,
+        uid="0b9b1f0e-5a0e-4d6e-9c55-3f1c2d7a8e10",
+        etag='"4503599627370496"',
+        url="http://localhost:8000/api/tasks/7",
+        user_id="demo",
+        title="Buy milk",
+        description="The one in glass",
+        completed=True,
+        completed_at="2026-11-21T07:15:00.654321Z",
+        priority="high",
+        due_date="2026-11-21",
+        remind_at="2026-11-20T18:00:00",
+        recurrence="FREQ=WEEKLY;BYDAY=MO,SA",
+        repeat_from="due",
+        tags=["shopping"],
+        order=1.5,
+        deleted=False,
+        created_at="2026-11-20T18:30:00.123456Z",
+        updated_at="2026-11-21T07:15:00.654321Z",
+    )
 
     id: TaskId = Field(description="Set by the server; never used again.")
     uid: str = Field(
