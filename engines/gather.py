@@ -15,7 +15,7 @@ import psycopg2
 from pydantic_core import to_json
 
 from engines import DEADLINE, Result
-from engines.postgres import GRACE, Pool, Undone
+from engines.postgres import GRACE, NOT_IN_TIME, Pool, Undone
 from engines.prepared import Sql
 
 MOST: Final = 30  # calls that one statement serves: with 100, p95 of 1000 clients was a third more
@@ -73,7 +73,7 @@ class Gatherer:
         """Answer who has waited in vain, and look again when the next one will have."""
         latest = self._loop.time() - DEADLINE + GRACE
         while self._waiting and self._waiting[0].since <= latest:
-            self._waiting.popleft().fail(Undone())
+            self._waiting.popleft().fail(Undone(NOT_IN_TIME))
         self._expiry = None
         if self._waiting:
             due = self._waiting[0].since + DEADLINE - GRACE
