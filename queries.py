@@ -306,12 +306,12 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
     `certain`: without a filter, which finds nothing only for a new user, that row is not worth its
     cost. With `before` there is one task more if there is.
     """
-    going_on, skipping = wanted.before is not None, wanted.offset > 0
-    certain |= skipping or bool(wanted.conditions)
-    statement = _list(shape_of(wanted), wanted.sort, going_on, skipping=skipping, certain=certain)
+    going_on = wanted.before is not None
+    certain |= bool(wanted.offset or wanted.conditions)
+    statement = _list(shape_of(wanted), wanted.sort, going_on, certain)
     values = filter_values(owner, wanted)
     values |= {"limit": wanted.limit + going_on, "offset": wanted.offset, "before": wanted.before}
-    plain = not (wanted.conditions or wanted.sort or going_on or skipping)
+    plain = not (wanted.conditions or wanted.sort or going_on or wanted.offset)
     many = gathered.LIST if plain and wanted.limit == MAX_PAGE else None
     return Query(statement, values, repeatable=True, many=many, planned_once=plain)
 
@@ -375,9 +375,7 @@ _position = sa.func.coalesce(_at_position.scalar_subquery(), 1).label("position"
 
 
 @lru_cache(maxsize=32)
-def _list(
-    shape: Shape, sort: tuple[str, ...], going_on: bool, *, skipping: bool, certain: bool
-) -> sa.ClauseElement:
+def _list(shape: Shape, sort: tuple[str, ...], going_on: bool, certain: bool) -> sa.ClauseElement:
     # Counted apart: a count over the rows of the page would read all of every match.
     total = sa.select(sa.func.count()).where(matching(shape)).scalar_subquery().label("total")
     page = (
@@ -391,9 +389,9 @@ def _list(
     # Nor is a page looked for that the count says is empty.
     known = sa.select(total, _position).cte("known")
     page = page.add_columns(task.title_folded, task.description_folded)
-    beyond: Any = sa.bindparam("offset") if skipping else 0
-    page = page.where(sa.select(known.c.total).scalar_subquery() > beyond)
-    shown = (page.offset(sa.bindparam("offset")) if skipping else page).subquery()
+    offset = sa.bindparam("offset", type_=sa.BigInteger())
+    page = page.where(sa.select(known.c.total).scalar_subquery() > offset)
+    shown = page.offset(offset).subquery()
     rows = sa.select(*(shown.c[column.name] for column in ROW), *known.c)
     return rows.select_from(known.outerjoin(shown, sa.true())).order_by(*order_by(sort, shown.c))
 
