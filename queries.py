@@ -65,8 +65,8 @@ def fingerprint(new: TaskCreate) -> str:
 
 # ---- one task
 
-_now = sa.bindparam("now", type_=task.updated_at.type)
-TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
+NOW = sa.bindparam("now", type_=task.updated_at.type)
+TOUCHED = {"updated_at": NOW, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
 _again = {"idempotency_replays": task.idempotency_replays + 1}
@@ -209,7 +209,7 @@ def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> sa.ClauseEleme
 @lru_cache(maxsize=32)
 def _toggle(one: Target) -> sa.ClauseElement:
     toggled = sa.not_(task.completed)
-    values = {"completed": toggled, "completed_at": sa.case((toggled, _now))}
+    values = {"completed": toggled, "completed_at": sa.case((toggled, NOW))}
     return _changed(one, values, settled({"completed"}))
 
 
@@ -232,7 +232,7 @@ def purging(
     which = sa.and_(found, task.user_id == moved.c.user_id)
     deleted = sa.delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
     told = ("user_id", "id", "uid", "position")
-    rows = sa.select(*(deleted.c[name] for name in told), _now)
+    rows = sa.select(*(deleted.c[name] for name in told), NOW)
     buried = insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
     columns = [deleted.c[column.name] for column in ROW] if shown else [sa.func.count()]
     there = sa.delete(TASK).where(found)
@@ -257,12 +257,12 @@ def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
     for name in {"title", "description"}.intersection(fields):
         changes[name + "_folded"] = sa.bindparam(name + "_folded")
     if "completed" in fields:
-        since = sa.func.coalesce(task.completed_at, _now)
+        since = sa.func.coalesce(task.completed_at, NOW)
         changes["completed_at"] = sa.case(
             (sa.bindparam("new_completed", type_=sa.Boolean()), since)
         )
     if changes.pop("deleted", None) is not None:
-        since = sa.func.coalesce(task.deleted_at, _now)
+        since = sa.func.coalesce(task.deleted_at, NOW)
         trashed = sa.bindparam("new_deleted", type_=sa.Boolean())
         changes["deleted_at"] = sa.case((trashed, since))
         changes["idempotency_key"] = sa.case((sa.not_(trashed), task.idempotency_key))
