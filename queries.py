@@ -258,9 +258,8 @@ def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
         changes[name + "_folded"] = sa.bindparam(name + "_folded")
     if "completed" in fields:
         since = sa.func.coalesce(task.completed_at, NOW)
-        changes["completed_at"] = sa.case(
-            (sa.bindparam("new_completed", type_=sa.Boolean()), since)
-        )
+        completed = sa.bindparam("new_completed", type_=sa.Boolean())
+        changes["completed_at"] = sa.case((completed, since))
     if changes.pop("deleted", None) is not None:
         since = sa.func.coalesce(task.deleted_at, NOW)
         trashed = sa.bindparam("new_deleted", type_=sa.Boolean())
