@@ -7,8 +7,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext, suppress
-from functools import lru_cache
+from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from random import getrandbits
 from typing import Any, Final, NamedTuple, cast
@@ -28,7 +28,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from engines import postgres, sqlite
+from engines import Result, postgres, sqlite
 from engines.gather import Gatherer
 from engines.prepared import Prepared, Sql
 from engines.spelling import Citus, read_timestamp
@@ -91,13 +91,6 @@ class StartupError(Exception):
     """The database cannot be used; the message says why in one line, without secrets."""
 
 
-class Result(NamedTuple):
-    """The rows of a statement, and how many rows it touched."""
-
-    rows: list[tuple[Any, ...]]
-    touched: int
-
-
 class _Compiled(NamedTuple):
     sql: str
     constants: Mapping[str, Any]
@@ -110,6 +103,13 @@ class _Compiled(NamedTuple):
         for name, convert in self.to_sql:
             parameters[name] = convert(parameters[name])
         return parameters
+
+    def row(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what the driver has given, as values."""
+        values = list(given)
+        for place, convert in self.from_sql:
+            values[place] = convert(values[place])
+        return tuple(values)
 
 
 class Database:
@@ -182,12 +182,12 @@ class Database:
         compiled = self._compiled(query.statement if there is None else there)
         self._pending += 1
         try:
-            if gatherer := self._gatherer(query, compiled.sql):
-                rows, touched = await gatherer.run(compiled.parameters(query.parameters))
-            elif isinstance(self._pool, sqlite.Pool):
-                rows, touched = await self._run_there(self._pool, query, compiled)
+            if isinstance(self._pool, sqlite.Pool):
+                result = await self._run_there(self._pool, query, compiled)
+            elif gatherer := self._gatherer(self._pool, query, compiled.sql):
+                result = await gatherer.run(compiled.parameters(query.parameters))
             else:
-                rows, touched = await self._run_alone(self._pool, query, compiled)
+                result = await self._run_alone(self._pool, query, compiled)
         except (psycopg2.errors.DivisionByZero, psycopg2.errors.UniqueViolation) as error:
             raise Conflict from error
         except (psycopg2.errors.CheckViolation, sqlite3.IntegrityError) as error:
@@ -202,13 +202,14 @@ class Database:
             self._pending -= 1
         if query.raises is not None:
             self.on_write(query.parameters["owner"])
+        rows = result.rows
         if compiled.from_sql:
             for start in range(0, len(rows), PIECE):
                 if start:
                     await asyncio.sleep(0)  # a turn for everybody else
                 piece = slice(start, start + PIECE)
-                rows[piece] = [_converted(row, compiled.from_sql) for row in rows[piece]]
-        return Result(rows, touched)
+                rows[piece] = map(compiled.row, rows[piece])
+        return result
 
     async def _run_alone(self, pool: postgres.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on PostgreSQL; that of several calls takes them as JSON."""
@@ -221,45 +222,34 @@ class Database:
         else:
             sql = self._prepared(query.statement) if query.planned_once else compiled.sql
             parameters = compiled.parameters(query.parameters)
-        return Result(
-            *await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
-        )
+        return await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
 
     async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on SQLite, once for each call, after what raises the position."""
 
-        def beside(statement: ClauseElement | None) -> sqlite.First:
-            if statement is None:
-                return "", {}
-            compiled = self._compiled(statement)
-            return compiled.sql, compiled.parameters(query.parameters)
+        def beside(statement: ClauseElement | None) -> list[sqlite.Step]:
+            steps = [] if statement is None else [self._compiled(statement)]
+            return [(step.sql, step.parameters(query.parameters)) for step in steps]
 
-        rows = await pool.run(
+        return await pool.run(
             compiled.sql,
-            compiled.parameters(query.parameters) if not query.each else query.parameters,
-            repeatable=query.repeatable,
+            *(compiled.parameters(values) for values in query.each or [query.parameters]),
             deadline=query.deadline,
             first=beside(query.raises),
             then=beside(query.then),
-            each=[compiled.parameters(values) for values in query.each],
         )
-        return Result(*rows)
 
-    def _gatherer(self, query: Query, sql: str) -> Gatherer | None:
+    def _gatherer(self, pool: postgres.Pool, query: Query, sql: str) -> Gatherer | None:
         """Return what gathers the calls of this query; None where each goes by itself.
 
         So it is where tables are distributed: one user's call goes to one node, several to all.
         """
         if query.many is None or query.each or self.distributed:
             return None
-        if isinstance(self._pool, sqlite.Pool):
-            return None
         if sql not in self._gatherers:  # by its text, for a statement may be built again and again
             one, many = self._prepared(query.statement), self._prepared(query.many)
             constants = self._compiled(query.many).constants
-            self._gatherers[sql] = Gatherer(
-                self._pool, one, many, constants, repeatable=query.repeatable
-            )
+            self._gatherers[sql] = Gatherer(pool, one, many, constants, repeatable=query.repeatable)
         return self._gatherers[sql]
 
     def _prepare(self, statement: ClauseElement) -> Prepared:
@@ -313,7 +303,7 @@ class Database:
 
     def _bring_to_head(self) -> None:
         """Upgrade the schema in one transaction, while every other process that starts up waits."""
-        with closing(self._engine().connect()) as connection:
+        with self._engine().connect() as connection:
             if not self._file:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":
@@ -350,29 +340,23 @@ class Database:
     def schema_transaction(self) -> Iterator[Connection]:
         """Open the one transaction in which the schema may change."""
         lock = "BEGIN IMMEDIATE" if self._file else _UPGRADE
-        engine = self._engine()
-        sqlalchemy.event.listen(engine, "begin", lambda began: began.exec_driver_sql(lock))
         turn = _turn(self._file) if self._file else nullcontext()
-        with turn, engine.begin() as connection:
+        with turn, self._engine().begin() as connection:
+            connection.exec_driver_sql(lock)
             yield connection
 
     def _engine(self) -> sqlalchemy.Engine:
         """Return what opens ordinary connections, which change nothing by being opened."""
+        connect: Callable[[], Any]
         if self._file:
-            file = self._file
-            if not _is_writable(file):  # who may not read it here may not read its -wal either
-                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-            return sqlalchemy.create_engine(
-                "sqlite://",
-                creator=lambda: sqlite3.connect(file, timeout=_ANSWER, isolation_level=None),
-                poolclass=NullPool,
-            )
-        options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
-        return sqlalchemy.create_engine(
-            "postgresql+psycopg2://",
-            creator=lambda: psycopg2.connect(self._url, **options),
-            poolclass=NullPool,
-        )
+            if not _is_writable(self._file):  # who may not read it may not read its -wal either
+                os.close(os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600))
+            connect = partial(sqlite3.connect, self._file, timeout=_ANSWER, isolation_level=None)
+        else:
+            options = {"connect_timeout": "5"} | postgres.connection_options(self._url)
+            connect = partial(psycopg2.connect, self._url, **options)
+        kind = "sqlite://" if self._file else "postgresql+psycopg2://"
+        return sqlalchemy.create_engine(kind, creator=connect, poolclass=NullPool)
 
 
 @contextmanager
@@ -397,10 +381,9 @@ def _turn(file: str) -> Iterator[None]:
 def _missing(connection: Connection) -> list[str]:
     """Return the columns that this code uses and the database does not have."""
     found = columns_in(connection)
-    tables = TASK.metadata.tables.items()
     return [
         f"{name}.{key}"
-        for name, table in tables
+        for name, table in TASK.metadata.tables.items()
         for key in set(table.c.keys()) - found.get(name, set())
     ]
 
@@ -449,12 +432,3 @@ def _first_line(error: BaseException | None) -> str:
 
 def _read_list(stored: str | None) -> Any:
     return stored and from_json(stored)
-
-
-def _converted(
-    row: tuple[Any, ...], converters: tuple[tuple[int, Callable[[Any], Any]], ...]
-) -> tuple[Any, ...]:
-    values = list(row)
-    for place, convert in converters:
-        values[place] = convert(values[place])
-    return tuple(values)

@@ -113,10 +113,6 @@ def _remind_at(value: str) -> str | None:
         raise broken("must be a time (2026-11-21T10:00), also with a UTC offset") from None
 
 
-def _recurrence(value: str) -> str | None:
-    return value if value and recurrence.parse(value) else None
-
-
 def _distinct(tags: list[str]) -> list[str]:
     if len(set(tags)) < len(tags):
         raise broken("must not repeat a tag")
@@ -193,7 +189,7 @@ SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2
 Recurrence = Annotated[
     str,
     Characters(recurrence.MAX_LENGTH),
-    AfterValidator(_recurrence),
+    AfterValidator(lambda rule: rule if rule and recurrence.parse(rule) else None),
     WithJsonSchema({"type": "string", "format": "rrule"}),
 ]
 RepeatFrom = Literal["due", "completed"]

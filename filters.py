@@ -25,19 +25,13 @@ class Condition(NamedTuple):
     """`column operator value`; the operators are `eq ne lt gt gte lte like in`.
 
     The column may also be `text` (title or description) or `overdue`. With `in`, and for `tags`
-    with `eq` (has all of them) and `ne`, the value is a list.
+    with `eq` (has all of them) and `ne`, the value is a list. A parameter is declared with the
+    condition that it stands for, without a value.
     """
 
     column: str
     operator: str
-    value: Any
-
-
-class Where(NamedTuple):
-    """Says which condition a parameter stands for."""
-
-    column: str
-    operator: str
+    value: Any = None
 
 
 def _due_from(value: str | None) -> str:
@@ -134,20 +128,13 @@ def _field_filters() -> dict[str, Any]:
     """Return the parameters that json-server makes of every field: `title_like`, `order_gte` …"""
     parameters: dict[str, Any] = {}
     for field, (exact, least, most, like) in FIELDS.items():
-        for suffix, operator, kind in (
-            ("", "eq", exact),
-            ("_ne", "ne", exact),
-            ("_gte", "gte", least),
-            ("_lte", "lte", most),
-            ("_like", "like", like),
-        ):
-            where = Where(field, operator)
-            if kind is Folded:
-                where = Where(field + "_folded", operator)
-            elif kind is _PriorityLike:
-                where = Where(field, "in")
-            if kind is not None and field + suffix not in _MEANING_MORE:
-                parameters[field + suffix] = (Annotated[kind, where], None)
+        kinds = {"eq": exact, "ne": exact, "gte": least, "lte": most, "like": like}
+        for operator, kind in kinds.items():
+            name = field if operator == "eq" else f"{field}_{operator}"
+            column = field + "_folded" if kind is Folded else field
+            condition = Condition(column, "in" if kind is _PriorityLike else operator)
+            if kind is not None and name not in _MEANING_MORE:
+                parameters[name] = (Annotated[kind, condition], None)
     return parameters
 
 

@@ -4,6 +4,7 @@
 with the number of the call that it answers. The owner stands in every join.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -63,19 +64,11 @@ _found = sa.select(*ROW).where(_this, by_key(LIVE)).limit(1).lateral()
 READ = sa.select(_one_call.c.n, *_found.c).select_from(_one_call.join(_found, sa.true()))
 
 _called = sa.and_(task.user_id == _one_call.c.owner, LIVE)
-_total = sa.select(sa.func.count()).where(_called).scalar_subquery()
+_total = sa.select(sa.func.count()).where(_called).scalar_subquery().label("total")
 _at = sa.select(feed.position).where(feed.user_id == _one_call.c.owner).scalar_subquery()
+_position = sa.func.coalesce(_at, 1).label("position")
 # OFFSET keeps this apart: else the planner would count once a row, not once a call.
-_known = (
-    sa.select(
-        _one_call.c.n,
-        _one_call.c.owner,
-        _total.label("total"),
-        sa.func.coalesce(_at, 1).label("position"),
-    )
-    .offset(0)
-    .subquery()
-)
+_known = sa.select(_one_call.c.n, _one_call.c.owner, _total, _position).offset(0).subquery()
 _page = (
     sa.select(*ROW)
     .where(task.user_id == _known.c.owner, LIVE)
@@ -84,9 +77,7 @@ _page = (
     .lateral()
 )
 LIST = (
-    sa.select(
-        _known.c.n, *(_page.c[column.name] for column in ROW), _known.c.total, _known.c.position
-    )
+    sa.select(_known.c.n, *_page.c, _known.c.total, _known.c.position)
     .select_from(_known.outerjoin(_page, sa.true()))
     .order_by(_known.c.n, *order_by((), _page.c))
 )
@@ -129,9 +120,8 @@ COMPLETE = _complete(
 )
 
 
-def _created(*more: str) -> Any:
+def _created(made_of: Mapping[str, str]) -> Any:
     """Return the step that makes the tasks of all calls, and their numbers beside their ids."""
-    made_of = MADE_OF | {column: name for column, name in ONCE.items() if column in more}
     call = _calls(**{name: task[column].type for column, name in made_of.items()})
     owners = sa.select(call.c.owner).distinct().order_by(call.c.owner).subquery()
     made = insert(FEED).from_select(
@@ -160,14 +150,11 @@ def _created(*more: str) -> Any:
     return new, inserted
 
 
-_made = _created()[1].returning(*ROW).cte("made")
+_made = _created(MADE_OF)[1].returning(*ROW).cte("made")
 _place = sa.func.row_number().over(order_by=_made.c.id) - 1  # ids are in the order of the calls
 CREATE = sa.select(_place, *_made.c)
 
-_new, _inserted = _created(*ONCE)
+_new, _inserted = _created(MADE_OF | ONCE)
 _made = _inserted.on_conflict_do_update(**UNLESS_OTHER).returning(*ROW).cte("made")
-CREATE_ALL = (
-    sa.select(*(_made.c[column.name] for column in ROW))
-    .select_from(_new.join(_made, _new.c.uid == _made.c.uid))
-    .order_by(_new.c.n)
-)
+_stored = _new.join(_made, _new.c.uid == _made.c.uid)
+CREATE_ALL = sa.select(*_made.c).select_from(_stored).order_by(_new.c.n)

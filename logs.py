@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
 
 # Classes of SQLSTATE whose messages may quote data: of data, of constraints, of triggers.
@@ -25,6 +26,11 @@ class _Formatter(logging.Formatter):
         return text
 
 
+@lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
 class Log(logging.StreamHandler):  # type: ignore[type-arg]
     """The handler of every line of this service.
 
@@ -36,18 +42,13 @@ class Log(logging.StreamHandler):  # type: ignore[type-arg]
         super().__init__(sys.stderr)
         self.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._lines: list[str] = []
-        self._second = 0
-        self._time = ""
 
     def request(self, method: str, path: bytes, status: int, spent: float, request_id: str) -> None:
         """Log a request that took `spent` seconds."""
         now = time.time()
-        if (second := int(now)) != self._second:
-            self._second = second
-            self._time = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
         if not self._lines:
             asyncio.get_running_loop().call_later(_GATHER, self.flush)
-        at = f"{self._time},{int((now - second) * 1000):03}"
+        at = f"{_clock(int(now))},{int(now % 1 * 1000):03}"
         where = path.decode("ascii", "backslashreplace")
         self._lines.append(
             f"{at} INFO {method} {where} {status} {spent * 1000:.1f} ms {request_id}\n"

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import ARRAY, DDL, JSON, BigInteger, Index, Integer, SmallInteger, Text, event, text
+from sqlalchemy import ARRAY, JSON, BigInteger, Index, Integer, SmallInteger, Text, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import Double, TypeDecorator
 from sqlmodel import Field, SQLModel, desc
@@ -57,6 +57,8 @@ class Task(SQLModel, table=True):
     # SQLite reuses the id of a deleted last row otherwise.
     __table_args__ = {"sqlite_autoincrement": True}
 
+    # On PostgreSQL the migrations make it (user_id, id): where tables are distributed by user,
+    # every key has the user in it. SQLite counts ids for all.
     id: int | None = Field(
         default=None, primary_key=True, sa_type=BigInteger().with_variant(Integer, "sqlite")
     )
@@ -89,15 +91,6 @@ class Task(SQLModel, table=True):
 
 
 TASK = Task.__table__  # type: ignore[attr-defined]
-# Where tables are distributed by user, every key has the user in it. SQLite counts ids for all.
-event.listen(
-    TASK,
-    "after_create",
-    DDL(  # type: ignore[no-untyped-call]
-        "ALTER TABLE task DROP CONSTRAINT task_pkey, ADD CONSTRAINT task_pkey "
-        "PRIMARY KEY (user_id, id)"
-    ).execute_if(dialect="postgresql"),
-)
 task = TASK.c
 
 

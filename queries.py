@@ -65,8 +65,8 @@ def fingerprint(new: TaskCreate) -> str:
 
 # ---- one task
 
-_now = sa.bindparam("now", type_=task.updated_at.type)
-TOUCHED = {"updated_at": _now, "version": random_number(), "position": MOVED.c.position}
+NOW = sa.bindparam("now", type_=task.updated_at.type)
+TOUCHED = {"updated_at": NOW, "version": random_number(), "position": MOVED.c.position}
 
 # What comes again with the same uid or key counts, and shows what it came with first.
 _again = {"idempotency_replays": task.idempotency_replays + 1}
@@ -209,7 +209,7 @@ def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> sa.ClauseEleme
 @lru_cache(maxsize=32)
 def _toggle(one: Target) -> sa.ClauseElement:
     toggled = sa.not_(task.completed)
-    values = {"completed": toggled, "completed_at": sa.case((toggled, _now))}
+    values = {"completed": toggled, "completed_at": sa.case((toggled, NOW))}
     return _changed(one, values, settled({"completed"}))
 
 
@@ -232,7 +232,7 @@ def purging(
     which = sa.and_(found, task.user_id == moved.c.user_id)
     deleted = sa.delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
     told = ("user_id", "id", "uid", "position")
-    rows = sa.select(*(deleted.c[name] for name in told), _now)
+    rows = sa.select(*(deleted.c[name] for name in told), NOW)
     buried = insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
     columns = [deleted.c[column.name] for column in ROW] if shown else [sa.func.count()]
     there = sa.delete(TASK).where(found)
@@ -257,12 +257,11 @@ def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
     for name in {"title", "description"}.intersection(fields):
         changes[name + "_folded"] = sa.bindparam(name + "_folded")
     if "completed" in fields:
-        since = sa.func.coalesce(task.completed_at, _now)
-        changes["completed_at"] = sa.case(
-            (sa.bindparam("new_completed", type_=sa.Boolean()), since)
-        )
+        since = sa.func.coalesce(task.completed_at, NOW)
+        completed = sa.bindparam("new_completed", type_=sa.Boolean())
+        changes["completed_at"] = sa.case((completed, since))
     if changes.pop("deleted", None) is not None:
-        since = sa.func.coalesce(task.deleted_at, _now)
+        since = sa.func.coalesce(task.deleted_at, NOW)
         trashed = sa.bindparam("new_deleted", type_=sa.Boolean())
         changes["deleted_at"] = sa.case((trashed, since))
         changes["idempotency_key"] = sa.case((sa.not_(trashed), task.idempotency_key))
@@ -306,12 +305,12 @@ def list_tasks(owner: str, wanted: TaskQuery, *, certain: bool = False) -> Query
     `certain`: without a filter, which finds nothing only for a new user, that row is not worth its
     cost. With `before` there is one task more if there is.
     """
-    going_on, skipping = wanted.before is not None, wanted.offset > 0
-    certain |= skipping or bool(wanted.conditions)
-    statement = _list(shape_of(wanted), wanted.sort, going_on, skipping=skipping, certain=certain)
+    going_on = wanted.before is not None
+    certain |= bool(wanted.offset or wanted.conditions)
+    statement = _list(shape_of(wanted), wanted.sort, going_on, certain)
     values = filter_values(owner, wanted)
     values |= {"limit": wanted.limit + going_on, "offset": wanted.offset, "before": wanted.before}
-    plain = not (wanted.conditions or wanted.sort or going_on or skipping)
+    plain = not (wanted.conditions or wanted.sort or going_on or wanted.offset)
     many = gathered.LIST if plain and wanted.limit == MAX_PAGE else None
     return Query(statement, values, repeatable=True, many=many, planned_once=plain)
 
@@ -375,9 +374,7 @@ _position = sa.func.coalesce(_at_position.scalar_subquery(), 1).label("position"
 
 
 @lru_cache(maxsize=32)
-def _list(
-    shape: Shape, sort: tuple[str, ...], going_on: bool, *, skipping: bool, certain: bool
-) -> sa.ClauseElement:
+def _list(shape: Shape, sort: tuple[str, ...], going_on: bool, certain: bool) -> sa.ClauseElement:
     # Counted apart: a count over the rows of the page would read all of every match.
     total = sa.select(sa.func.count()).where(matching(shape)).scalar_subquery().label("total")
     page = (
@@ -391,9 +388,9 @@ def _list(
     # Nor is a page looked for that the count says is empty.
     known = sa.select(total, _position).cte("known")
     page = page.add_columns(task.title_folded, task.description_folded)
-    beyond: Any = sa.bindparam("offset") if skipping else 0
-    page = page.where(sa.select(known.c.total).scalar_subquery() > beyond)
-    shown = (page.offset(sa.bindparam("offset")) if skipping else page).subquery()
+    offset = sa.bindparam("offset", type_=sa.BigInteger())
+    page = page.where(sa.select(known.c.total).scalar_subquery() > offset)
+    shown = page.offset(offset).subquery()
     rows = sa.select(*(shown.c[column.name] for column in ROW), *known.c)
     return rows.select_from(known.outerjoin(shown, sa.true())).order_by(*order_by(sort, shown.c))
 

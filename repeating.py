@@ -21,7 +21,7 @@ from errors import invalid
 from filters import Shape, matching
 from gathered import FRESH
 from models import TASK, NumberList
-from queries import Query, filter_values, shape_of
+from queries import NOW, Query, filter_values, shape_of
 from recurrence import check, following
 from schemas import TaskFilter, TaskUpdate
 
@@ -79,13 +79,11 @@ def with_next(query: Query, nexts: Nexts) -> Query:
 # ---- as SQL
 
 task = TASK.c
-_now = sa.bindparam("now", type_=task.updated_at.type)
 _repeats = one_of(task.id, sa.bindparam("repeating", type_=NumberList))
-_mark = sa.func.coalesce(task.repeated_at, sa.case((_repeats, _now)))
+_mark = sa.func.coalesce(task.repeated_at, sa.case((_repeats, NOW)))
 _pair = sa.column("key", sa.Text()), sa.column("value", sa.JSON())
-_new: Any = sa.func.json_each(sa.bindparam("nexts", type_=sa.JSON())).table_valued(
-    *_pair, name="new"
-)
+_each = sa.func.json_each(sa.bindparam("nexts", type_=sa.JSON()))
+_new: Any = _each.table_valued(*_pair, name="new")
 
 
 @lru_cache(maxsize=32)
@@ -102,12 +100,12 @@ def _next(old: Any) -> Any:
         **{name: _new.c.value[place].as_string() for place, name in enumerate(_OWN)},
         **FRESH,
         "completed": sa.false(),
-        "created_at": _now,
-        "updated_at": _now,
+        "created_at": NOW,
+        "updated_at": NOW,
     }
     # Only the owner's tasks are read, and so marked.
     this = old.c.id == sa.cast(_new.c.key, sa.BigInteger)
-    rows = sa.select(*values.values()).where(this, old.c.repeated_at == _now)
+    rows = sa.select(*values.values()).where(this, old.c.repeated_at == NOW)
     made = insert(TASK).from_select(list(values), rows, include_defaults=False)
     return made.on_conflict_do_nothing(index_elements=[task.user_id, task.uid])
 
@@ -122,6 +120,9 @@ def _with_next(change: sa.Update) -> tuple[sa.ClauseElement, sa.Update]:
     What comes back is what the change returns, or else how many tasks it has touched.
     """
     marked, returned = change.values(repeated_at=_mark), change.exported_columns
+    # SQLAlchemy notes what a statement returns, and its copies keep that when they return more.
+    for note in ("exported_columns", "_all_selected_columns"):
+        marked.__dict__.pop(note, None)
     more = (column for column in task if column.name not in returned)
     old = marked.returning(*more).cte("changed")
     shown: Any = [old.c[str(column.key)] for column in returned] or [sa.func.count()]

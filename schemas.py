@@ -28,11 +28,10 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 import fields
-import filters
 import recurrence
 from errors import MANY, ONE
 from fields import MAX_ID, PLAIN_DECIMAL, TaskId, broken
-from filters import SORTABLE, AsList, ByField, DueFrom, DueUntil, Flag, Folded, Where, ranks
+from filters import SORTABLE, AsList, ByField, Condition, DueFrom, DueUntil, Flag, Folded, ranks
 
 READ_ONLY: Final = frozenset(
     {"id", "etag", "url", "user_id", "completed_at", "created_at", "updated_at"}
@@ -129,33 +128,30 @@ class Completion(Body):
     completed: bool
 
 
-_TASK: Final[dict[str, Any]] = {
-    "id": 7,
-    "uid": "0b9b1f0e-5a0e-4d6e-9c55-3f1c2d7a8e10",
-    "etag": '"4503599627370496"',
-    "url": "http://localhost:8000/api/tasks/7",
-    "user_id": "demo",
-    "title": "Buy milk",
-    "description": "The one in glass",
-    "completed": True,
-    "completed_at": "2026-11-21T07:15:00.654321Z",
-    "priority": "high",
-    "due_date": "2026-11-21",
-    "remind_at": "2026-11-20T18:00:00",
-    "recurrence": "FREQ=WEEKLY;BYDAY=MO,SA",
-    "repeat_from": "due",
-    "tags": ["shopping"],
-    "order": 1.5,
-    "deleted": False,
-    "created_at": "2026-11-20T18:30:00.123456Z",
-    "updated_at": "2026-11-21T07:15:00.654321Z",
-}
-
-
 class Task(BaseModel):
     """A task as the API shows it."""
 
-    model_config = example(**_TASK)
+    model_config = example(
+        id=7,
+        uid="0b9b1f0e-5a0e-4d6e-9c55-3f1c2d7a8e10",
+        etag='"4503599627370496"',
+        url="http://localhost:8000/api/tasks/7",
+        user_id="demo",
+        title="Buy milk",
+        description="The one in glass",
+        completed=True,
+        completed_at="2026-11-21T07:15:00.654321Z",
+        priority="high",
+        due_date="2026-11-21",
+        remind_at="2026-11-20T18:00:00",
+        recurrence="FREQ=WEEKLY;BYDAY=MO,SA",
+        repeat_from="due",
+        tags=["shopping"],
+        order=1.5,
+        deleted=False,
+        created_at="2026-11-20T18:30:00.123456Z",
+        updated_at="2026-11-21T07:15:00.654321Z",
+    )
 
     id: TaskId = Field(description="Set by the server; never used again.")
     uid: str = Field(
@@ -212,7 +208,7 @@ _ANY: Final = object()  # the value of a filter that lets everything through
 UNDOCUMENTED: Final = frozenset(ByField.model_fields) | {"_order", "_end", "_page"}
 
 
-_Q = Where("text", "like")
+_Q = Condition("text", "like")
 _SEARCH: Final[Any] = Field(
     "",
     validation_alias=AliasChoices("q", "search"),
@@ -226,29 +222,29 @@ class TaskFilter(ByField):
     status: Annotated[
         Literal["all", "pending", "completed"],
         AfterValidator({"all": _ANY, "pending": False, "completed": True}.get),
-        Where("completed", "eq"),
+        Condition("completed", "eq"),
     ] = Field("all", description="Whether completed.")
     q: Annotated[Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
     priority: Annotated[
-        list[fields.Priority], AsList, AfterValidator(ranks), Where("priority", "in")
+        list[fields.Priority], AsList, AfterValidator(ranks), Condition("priority", "in")
     ] = Field([], description="Any of these; repeat it for several.")
-    tag: Annotated[list[fields.Tag], AsList, Where("tags", "eq")] = Field(
+    tag: Annotated[list[fields.Tag], AsList, Condition("tags", "eq")] = Field(
         [], description="All of these; repeat it for several."
     )
-    overdue: Annotated[Flag, Where("overdue", "eq")] = Field(
+    overdue: Annotated[Flag, Condition("overdue", "eq")] = Field(
         _NOT_GIVEN, description="Due before now and not completed; a day is over at its end in UTC."
     )
-    due_before: Annotated[DueFrom, Where("due_date", "lt")] = Field(
+    due_before: Annotated[DueFrom, Condition("due_date", "lt")] = Field(
         _NOT_GIVEN, description="Due before this day or instant."
     )
-    due_after: Annotated[DueUntil, Where("due_date", "gt")] = Field(
+    due_after: Annotated[DueUntil, Condition("due_date", "gt")] = Field(
         _NOT_GIVEN, description="Due after this day or instant."
     )
-    id: Annotated[list[TaskId], AsList, Where("id", "in")] = Field(
+    id: Annotated[list[TaskId], AsList, Condition("id", "in")] = Field(
         [], description="Any of these; repeat it for several."
     )
     deleted: Annotated[
-        Flag, AfterValidator(lambda trash: trash or _ANY), Where("deleted", "eq")
+        Flag, AfterValidator(lambda trash: trash or _ANY), Condition("deleted", "eq")
     ] = Field(_NOT_GIVEN, description="`true` for those in the trash, which else are left out.")
 
     @model_validator(mode="before")
@@ -260,16 +256,15 @@ class TaskFilter(ByField):
         return {name: value for name, value in given.items() if value not in (None, [])}
 
     @cached_property
-    def conditions(self) -> tuple[filters.Condition, ...]:
+    def conditions(self) -> tuple[Condition, ...]:
         """What must hold, in one order whatever that of the query string: a shape is built once."""
-        found = [
-            filters.Condition(*where, getattr(self, name))
+        conditions = (
+            condition._replace(value=value)
             for name in self.model_fields_set
-            for where in type(self).model_fields[name].metadata
-            if isinstance(where, Where)
-        ]
-        shape = itemgetter(0, 1)  # column and operator
-        return tuple(sorted((each for each in found if each.value is not _ANY), key=shape))
+            for condition in type(self).model_fields[name].metadata
+            if isinstance(condition, Condition) and (value := getattr(self, name)) is not _ANY
+        )
+        return tuple(sorted(conditions, key=itemgetter(0, 1)))  # by column and operator
 
 
 class BulkFilter(TaskFilter):

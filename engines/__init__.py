@@ -1,13 +1,20 @@
-"""The two databases, each behind the same `Pool`: rows of one statement, or `Unavailable`."""
+"""The two databases, each behind a `Pool`: the result of one statement, or `Unavailable`."""
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 # Seconds within which a call is answered, queueing and connecting included; and a call that may
 # touch all that a user has.
 DEADLINE: Final = 4.0
 BULK_DEADLINE: Final = 30.0
+
+
+class Result(NamedTuple):
+    """The rows of a statement, and how many rows it touched."""
+
+    rows: list[tuple[Any, ...]]
+    touched: int
 
 
 class Owned(Protocol):

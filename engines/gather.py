@@ -14,8 +14,8 @@ from typing import Any, Final
 import psycopg2
 from pydantic_core import to_json
 
-from engines import DEADLINE
-from engines.postgres import GRACE, Pool, Rows, Undone
+from engines import DEADLINE, Result
+from engines.postgres import GRACE, NOT_IN_TIME, Pool, Undone
 from engines.prepared import Sql
 
 MOST: Final = 30  # calls that one statement serves: with 100, p95 of 1000 clients was a third more
@@ -29,7 +29,7 @@ class _Call:
 
     parameters: Mapping[str, Any]
     since: float
-    rows: asyncio.Future[Rows]
+    rows: asyncio.Future[Result]
 
     def fail(self, error: BaseException) -> None:
         if not self.rows.done():  # else whoever asked is gone
@@ -60,7 +60,7 @@ class Gatherer:
         self._quickest = SOON  # seconds that a statement has taken at the least, of late
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def run(self, parameters: Mapping[str, Any]) -> Rows:
+    async def run(self, parameters: Mapping[str, Any]) -> Result:
         """Return the rows of one call, as the statement for one would."""
         call = _Call(parameters, self._loop.time(), self._loop.create_future())
         self._waiting.append(call)
@@ -73,7 +73,7 @@ class Gatherer:
         """Answer who has waited in vain, and look again when the next one will have."""
         latest = self._loop.time() - DEADLINE + GRACE
         while self._waiting and self._waiting[0].since <= latest:
-            self._waiting.popleft().fail(Undone())
+            self._waiting.popleft().fail(Undone(NOT_IN_TIME))
         self._expiry = None
         if self._waiting:
             due = self._waiting[0].since + DEADLINE - GRACE
@@ -143,7 +143,7 @@ class Gatherer:
         rows.add_done_callback(lambda done: self._served(calls, sent, again, done))
 
     def _served(
-        self, calls: list[_Call], sent: float, again: bool, done: "asyncio.Future[Rows]"
+        self, calls: list[_Call], sent: float, again: bool, done: "asyncio.Future[Result]"
     ) -> None:
         self._in_flight -= not again
         self._under_way.remove(calls)
@@ -151,11 +151,11 @@ class Gatherer:
         if error is None:
             # Forgotten bit by bit, since a database may move.
             self._quickest = min(self._loop.time() - sent, self._quickest + 1e-5)
-            rows = done.result()[0]
+            rows = done.result().rows
             answers = [rows] if len(calls) == 1 else _by_call(rows, len(calls))
             for call, answer in zip(calls, answers, strict=True):
                 if not call.rows.done():  # else whoever asked is gone
-                    call.rows.set_result((answer, len(answer)))
+                    call.rows.set_result(Result(answer, len(answer)))
         elif len(calls) > 1 and (self._repeatable or isinstance(error, (psycopg2.Error, Undone))):
             # Nothing was done, or doing it again is harmless: let each answer for itself.
             for call in calls:

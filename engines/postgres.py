@@ -15,14 +15,12 @@ from typing import Any, Final, cast
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_WRITE, new_type, parse_dsn, register_type
 
-from engines import DEADLINE, Queue
+from engines import DEADLINE, Queue, Result
 from engines.prepared import Prepared, Sql, spelt
 from engines.spelling import read_timestamp
 from errors import Unavailable
 
 log = logging.getLogger("tasks")
-
-Rows = tuple[list[tuple[Any, ...]], int]  # the rows that came back, and how many rows were touched
 
 GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's answer to arrive in
 _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
@@ -51,6 +49,7 @@ _ROLLED_BACK: Final = ("40001", "40P01")  # for another transaction's sake: to b
 _UNPREPARED: Final = ("26000", "42P05", "0A000")
 # `timestamptz`, which nobody here reckons with: text is what goes out.
 _TIMESTAMP: Final = new_type((1184,), "TIMESTAMP", lambda stored, _: read_timestamp(stored))
+NOT_IN_TIME: Final = "The database did not get to this in time; nothing was done."
 _UNKNOWN: Final = (
     "The database went silent before it answered; whether the change was made is not known."
 )
@@ -64,11 +63,6 @@ def connection_options(dsn: str) -> dict[str, Any]:
 
 class Undone(Unavailable):
     """503 after which nothing was done: never sent, or stopped and rolled back by the server."""
-
-    def __init__(
-        self, detail: str = "The database did not get to this in time; nothing was done."
-    ) -> None:
-        super().__init__(detail)
 
 
 @dataclass(eq=False)
@@ -92,7 +86,7 @@ class _Job:
         self.owner = self.parameters.get("owner", id(self)), self.long
         self.started = self.loop.time()
         self.deadline = self.started + self.seconds - self.waited
-        self.rows: asyncio.Future[Rows] = self.loop.create_future()
+        self.rows: asyncio.Future[Result] = self.loop.create_future()
 
     def limit(self) -> int:
         """Return how many tenths of a second the server may work on it, none when it is too late.
@@ -147,7 +141,7 @@ class _Connection:
         trip, and nothing is left in the session.
         """
         if (tenths := job.limit()) < 1:
-            job.fail(Undone())
+            job.fail(Undone(NOT_IN_TIME))
             return False
         self.job = job
         try:
@@ -219,7 +213,7 @@ class _Connection:
             return
         try:
             rows = self._cursor.fetchall() if self._cursor.description else []
-            job.rows.set_result((rows, self._cursor.rowcount))
+            job.rows.set_result(Result(rows, self._cursor.rowcount))
             if len(rows) > _MANY:  # else it keeps what libpq has read until its next statement
                 self._cursor = self._raw.cursor()
         except Exception as error:  # what Python has no value for, such as a date before Christ
@@ -274,7 +268,7 @@ class Pool:
         deadline: float = DEADLINE,
         waited: float = 0.0,
         shared: bool = False,
-    ) -> asyncio.Future[Rows]:
+    ) -> asyncio.Future[Result]:
         """Send one statement, whose caller has `waited` so many seconds; return the future of what
         comes back within `deadline` seconds.
 
@@ -301,11 +295,10 @@ class Pool:
             stale = first or connection.idle_since < job.started - _FRESH
             if stale and not connection.silent():
                 self.discard(connection)
-            elif connection.send(job):
-                return
-            else:
+                continue
+            if not connection.send(job):
                 self.release(connection)
-                return
+            return
         self._waiting.add(job, first=first)
         self._connect_on_demand()
 
@@ -411,7 +404,7 @@ class Pool:
         now = asyncio.get_running_loop().time()
         for job in self._waiting.take_all():
             if job.deadline - GRACE < now:
-                job.fail(Undone())
+                job.fail(Undone(NOT_IN_TIME))
             elif not job.rows.done():
                 self._waiting.add(job)
         if self._waiting and self._idle:  # two may have made way for more than two
@@ -433,14 +426,12 @@ class Pool:
 async def _wait_for(fd: int, state: int) -> None:
     """Wait until the socket is ready for what libpq wants to do with it."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    watch, unwatch = (
-        (loop.add_writer, loop.remove_writer)
-        if state == POLL_WRITE
-        else (loop.add_reader, loop.remove_reader)
-    )
-    watch(fd, lambda: None if ready.done() else ready.set_result(None))
+    ready = asyncio.Event()
+    watch, unwatch = loop.add_reader, loop.remove_reader
+    if state == POLL_WRITE:
+        watch, unwatch = loop.add_writer, loop.remove_writer
+    watch(fd, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         unwatch(fd)

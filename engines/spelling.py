@@ -35,15 +35,13 @@ def _spelt(
             """Stay as it is: compared with 1, as SQLite's dialect would, no index serves it."""
             return self
 
-    def spell(template: str, there: str | None = None) -> Any:
-        def compile_(function: Any, compiler: Any, **options: Any) -> str:
-            chosen = there if there and isinstance(compiler.dialect, Citus) else template
-            return chosen.format(*(compiler.process(part, **options) for part in function.clauses))
+    @compiles(Spelt)
+    def spell(function: Any, compiler: Any, **options: Any) -> str:
+        template = sqlite if compiler.dialect.name == "sqlite" else postgresql
+        if citus and isinstance(compiler.dialect, Citus):
+            template = citus
+        return template.format(*(compiler.process(part, **options) for part in function.clauses))
 
-        return compile_
-
-    compiles(Spelt, "postgresql")(spell(postgresql, citus))
-    compiles(Spelt, "sqlite")(spell(sqlite))
     return Spelt
 
 

@@ -17,12 +17,11 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from engines import DEADLINE, Queue
+from engines import DEADLINE, Queue, Result
 from errors import Unavailable
 
-Rows = tuple[list[tuple[Any, ...]], int]
 Parameters = Mapping[str, Any]
-First = tuple[str, Parameters]  # what goes before or after a statement, in one transaction; or ""
+Step = tuple[str, Parameters]  # what goes before or after a statement, in one transaction
 
 _READERS: Final = 4
 _TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
@@ -77,18 +76,18 @@ class _Job:
     sql: str
     calls: Sequence[Parameters]
     owner: Any
-    first: First
-    then: First
+    first: Sequence[Step]
+    then: Sequence[Step]
     seconds: float
 
     def __post_init__(self) -> None:
         # What may be slow shares no transaction, nor what could fail after it has done something.
-        self.alone = self.seconds > DEADLINE or bool(self.then[0])
+        self.alone = self.seconds > DEADLINE or bool(self.then)
         self.deadline = monotonic() + self.seconds
-        self.outcome: Rows | Exception = ([], 0)  # a list of its own
-        self.rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self.outcome: Result | Exception = Result([], 0)  # a list of its own
+        self.rows: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
-    def end(self, outcome: Rows | Exception) -> None:
+    def end(self, outcome: Result | Exception) -> None:
         """Hand over the outcome, as whoever asked shall see it."""
         if self.rows.done():  # whoever asked is gone
             return
@@ -123,13 +122,14 @@ class _Worker:
 def _run(connection: sqlite3.Connection, job: _Job) -> None:
     try:
         if not job.rows.done():  # else whoever asked is gone
-            if job.first[0]:
-                connection.execute(*job.first)
+            for step in job.first:
+                connection.execute(*step)
             rows = [row for call in job.calls for row in connection.execute(job.sql, call)]
             # A cursor does not count what a statement WITH steps has touched.
-            job.outcome = rows, len(rows) or connection.execute("SELECT changes()").fetchone()[0]
-            if job.then[0]:
-                connection.execute(*job.then)
+            touched = len(rows) or connection.execute("SELECT changes()").fetchone()[0]
+            job.outcome = Result(rows, touched)
+            for step in job.then:
+                connection.execute(*step)
     except Exception as error:
         # All is rolled back: interrupted, or a full disk.
         stopped = _code(error) == sqlite3.SQLITE_INTERRUPT
@@ -167,22 +167,19 @@ class Pool:
     async def run(
         self,
         sql: str,
-        parameters: Parameters,
-        *,
-        repeatable: bool,
+        *calls: Parameters,
         deadline: float = DEADLINE,
-        first: First = ("", {}),
-        then: First = ("", {}),
-        each: Sequence[Parameters] = (),
-    ) -> Rows:
-        """Run one statement, or once for `each`, all or none; `first` before it, and `then` after.
+        first: Sequence[Step] = (),
+        then: Sequence[Step] = (),
+    ) -> Result:
+        """Run a statement once for each call, all or none; `first` before it, and `then` after.
 
         Return what came back, at most `deadline` seconds from now.
         """
-        reads = sql.startswith(("SELECT", "WITH")) and not first[0]
-        if reads and deadline <= DEADLINE and (rows := self._read_at_once(sql, parameters)):
+        reads = sql.startswith(("SELECT", "WITH")) and not first
+        if reads and deadline <= DEADLINE and (rows := self._read_at_once(sql, calls[0])):
             return rows
-        job = _Job(sql, each or [parameters], parameters.get("owner"), first, then, deadline)
+        job = _Job(sql, calls, calls[0].get("owner"), first, then, deadline)
         if reads:
             self._reads.add(job)
             self._begin_reads()
@@ -191,7 +188,7 @@ class Pool:
             self._asked.set()
         return await job.rows
 
-    def _read_at_once(self, sql: str, parameters: Parameters) -> Rows | None:
+    def _read_at_once(self, sql: str, parameters: Parameters) -> Result | None:
         """Read on the loop; None where that is not short, or fails: then a thread shall say why."""
         try:
             if not (self._there if self._near else self._is_there()):
@@ -202,7 +199,7 @@ class Pool:
                 self._near.set_progress_handler(self._is_late, _STEPS)
             self._late = monotonic() + _NEAR
             rows = self._near.execute(sql, parameters).fetchall()
-            return rows, len(rows)
+            return Result(rows, len(rows))
         except sqlite3.Error:
             return None
 

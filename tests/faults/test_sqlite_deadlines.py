@@ -38,9 +38,7 @@ QUICK_READ = "SELECT 1"
 
 
 def run(pool: Pool, sql: str, owner: str, deadline: float = DEADLINE) -> Any:
-    return asyncio.ensure_future(
-        pool.run(sql, {"owner": owner}, repeatable=False, deadline=deadline)
-    )
+    return asyncio.ensure_future(pool.run(sql, {"owner": owner}, deadline=deadline))
 
 
 async def outcome(call: Any) -> tuple[Any, float]:
@@ -162,7 +160,7 @@ def test_bulk_writes_of_one_owner_are_done_in_turn_with_others(path: str) -> Non
 
         async def bulk(number: int) -> None:
             sql = quarter.replace("'slow '", f"'{number} '")
-            await pool.run(sql, {"owner": "heavy"}, repeatable=False, deadline=30)
+            await pool.run(sql, {"owner": "heavy"}, deadline=30)
             order.append("bulk")
 
         async def small() -> None:
@@ -257,7 +255,7 @@ def test_the_loop_waits_for_no_read_whose_steps_are_slow(
     slow = f"SELECT count(slow(i)) FROM ({HOURS} SELECT i FROM n)"
 
     async def scenario(pool: Pool) -> None:
-        call = pool.run(slow, {"owner": "a"}, repeatable=True, deadline=DEADLINE)
+        call = pool.run(slow, {"owner": "a"}, deadline=DEADLINE)
         started = time.monotonic()
         task = asyncio.ensure_future(call)
         await asyncio.sleep(0)  # it has begun now
@@ -277,7 +275,7 @@ def test_whatever_comes_each_is_answered_in_time_and_with_the_truth(path: str) -
 
         async def write(text: str, sql: str, deadline: float) -> None:
             values = {"text": text, "owner": text[0]}
-            call = pool.run(sql, values, repeatable=False, deadline=deadline)
+            call = pool.run(sql, values, deadline=deadline)
             result, seconds = await outcome(asyncio.ensure_future(call))
             assert seconds < deadline + SOON
             (stored if isinstance(result, tuple) else refused).add(text)

@@ -23,7 +23,7 @@ from psycopg2.sql import SQL, Identifier
 
 from engines import BULK_DEADLINE, DEADLINE, postgres
 from engines.gather import Gatherer
-from engines.postgres import Pool, Rows, Undone
+from engines.postgres import Pool, Undone
 from engines.prepared import Prepared, Sql
 from errors import Unavailable
 from tests.support.needs import need
@@ -124,7 +124,7 @@ def test_statements_share_the_connections_and_give_rows_and_counts(
             )
             assert numbers == list(range(50))
             assert await pool.run("SELECT 1 WHERE false", {}, repeatable=True) == ([], 0)
-            rows: Rows = await pool.run("VALUES (1, 'a'), (2, 'b')", {}, repeatable=True)
+            rows = await pool.run("VALUES (1, 'a'), (2, 'b')", {}, repeatable=True)
             assert rows == ([(1, "a"), (2, "b")], 2)
         assert proxy.counts.connections == 3
 

@@ -238,6 +238,19 @@ def test_a_bulk_completion_of_repeating_tasks_honours_if_match(
     assert len(client.get(tasks).json()) == 4
 
 
+def test_a_bulk_completion_follows_a_bulk_change_of_the_same_shape(
+    client: httpx2.Client, tasks: str
+) -> None:
+    create(client, tasks, **DAILY)
+    now = {"If-Match": client.get(tasks).headers["etag"]}
+    these = {"title_ne": "x", "uid_ne": "x"}  # which no other test asks for
+    undone = client.patch(tasks, params=these, json={"completed": False}, headers=now)
+    assert undone.json() == {"updated": 1}
+    done = client.patch(tasks, params=these, json={"completed": True})
+    assert (done.status_code, done.json()) == (200, {"updated": 1})
+    assert len(client.get(tasks).json()) == 2
+
+
 def test_a_completion_honours_if_match(client: httpx2.Client, tasks: str) -> None:
     task = create(client, tasks, **DAILY)
     fresh = client.patch(task["url"], json={"title": "x"}).headers["etag"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engines import DEADLINE, sqlite
-from engines.sqlite import Pool, Rows
+from engines.sqlite import Pool
 from errors import Unavailable
 from tests.support.app import in_process
 from tests.support.load import locked
@@ -43,10 +43,9 @@ async def pool_on(path: str) -> AsyncIterator[Pool]:
 
 async def insert_all(pool: Pool, *texts: str, deadline: float = DEADLINE) -> list[Any]:
     """What became of inserting each text, all asked for at once: rows or an exception."""
-    calls = (
-        pool.run(INSERT, {"text": text}, repeatable=False, deadline=deadline) for text in texts
-    )
-    return await asyncio.gather(*calls, return_exceptions=True)
+    calls = (pool.run(INSERT, {"text": text}, deadline=deadline) for text in texts)
+    outcomes: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    return outcomes
 
 
 def told(outcome: object) -> str:
@@ -56,7 +55,7 @@ def told(outcome: object) -> str:
 
 
 async def texts_in(pool: Pool) -> list[str]:
-    rows: Rows = await pool.run("SELECT text FROM notes ORDER BY id", {}, repeatable=True)
+    rows = await pool.run("SELECT text FROM notes ORDER BY id", {})
     return [text for (text,) in rows[0]]
 
 
@@ -74,7 +73,7 @@ def test_a_write_that_fails_leaves_those_that_share_its_transaction(path: str) -
 def test_a_write_whose_second_statement_fails_is_undone_and_others_are_not(path: str) -> None:
     async def scenario() -> None:
         async with pool_on(path) as pool:
-            again = pool.run(INSERT, {"text": "b"}, repeatable=False, then=(INSERT, {"text": "b"}))
+            again = pool.run(INSERT, {"text": "b"}, then=[(INSERT, {"text": "b"})])
             first, failed, last = await asyncio.gather(
                 insert_all(pool, "a"), again, insert_all(pool, "c"), return_exceptions=True
             )
@@ -92,9 +91,9 @@ def test_a_write_that_fails_half_way_leaves_none_of_itself(path: str) -> None:
             await insert_all(pool, "a", "b", "c")
             rename = "UPDATE notes SET text = 'x' || (id > 1)"  # the third is as the second
             outcomes = await asyncio.gather(
-                pool.run(INSERT, {"text": "d"}, repeatable=False),
-                pool.run(rename, {}, repeatable=False),
-                pool.run(INSERT, {"text": "e"}, repeatable=False),
+                pool.run(INSERT, {"text": "d"}),
+                pool.run(rename, {}),
+                pool.run(INSERT, {"text": "e"}),
                 return_exceptions=True,
             )
             failed = [isinstance(outcome, sqlite3.IntegrityError) for outcome in outcomes]
@@ -182,7 +181,7 @@ def test_a_full_disk_is_a_503_and_keeps_what_was_acknowledged(
                         assert isinstance(outcome, Unavailable), repr(outcome)
             assert 0 < len(acknowledged) < 200
             assert await texts_in(pool) == acknowledged
-            await pool.run("DELETE FROM notes", {}, repeatable=False)
+            await pool.run("DELETE FROM notes", {})
             assert all(isinstance(outcome, tuple) for outcome in await insert_all(pool, "1", "2"))
 
     asyncio.run(scenario())
@@ -231,7 +230,7 @@ def test_nobody_looks_for_the_lock_once_nobody_waits_for_it(
 def test_a_cancelled_write_holds_up_nobody(path: str) -> None:
     async def scenario() -> None:
         async with pool_on(path) as pool:
-            cancelled = asyncio.create_task(pool.run(INSERT, {"text": "a"}, repeatable=False))
+            cancelled = asyncio.create_task(pool.run(INSERT, {"text": "a"}))
             await asyncio.sleep(0)
             cancelled.cancel()
             await insert_all(pool, "b", "c")
@@ -250,7 +249,7 @@ def test_a_file_that_is_moved_is_neither_read_nor_written_and_loses_nothing(
 
     async def read(pool: Pool) -> Any:
         """Read in a thread, which has not opened the file yet."""
-        return await pool.run("SELECT 1", {}, repeatable=True, deadline=2 * DEADLINE)
+        return await pool.run("SELECT 1", {}, deadline=2 * DEADLINE)
 
     async def scenario() -> None:
         async with pool_on(path) as pool:

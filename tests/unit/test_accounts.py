@@ -10,7 +10,8 @@ from argon2 import PasswordHasher
 
 import accounts
 from accounts import Accounts
-from database import Database, Result
+from database import Database
+from engines import Result
 from errors import ApiError, Unavailable
 from models import Account
 from queries import Query, now

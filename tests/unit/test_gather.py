@@ -7,9 +7,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from engines import gather
+from engines import Result, gather
 from engines.gather import Gatherer
-from engines.postgres import Rows, Undone
+from engines.postgres import Undone
 from errors import Unavailable
 
 
@@ -17,7 +17,7 @@ class StandIn:
     """A pool that keeps what it is sent, and answers when the test says so."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[str, Mapping[str, Any], asyncio.Future[Rows]]] = []
+        self.sent: list[tuple[str, Mapping[str, Any], asyncio.Future[Result]]] = []
 
     def run(
         self,
@@ -27,13 +27,13 @@ class StandIn:
         repeatable: bool,
         waited: float = 0,
         shared: bool = False,
-    ) -> asyncio.Future[Rows]:
-        rows: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+    ) -> asyncio.Future[Result]:
+        rows: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.sent.append((sql, parameters, rows))
         return rows
 
 
-async def _three_calls(pool: StandIn, *, repeatable: bool = False) -> list[asyncio.Task[Rows]]:
+async def _three_calls(pool: StandIn, *, repeatable: bool = False) -> list[asyncio.Task[Result]]:
     """Make three calls that share a statement."""
     gatherer = Gatherer(pool, "one", "many", {}, repeatable=repeatable)  # type: ignore[arg-type]
     calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in range(3)]
@@ -52,7 +52,7 @@ def test_while_a_statement_is_under_way_calls_gather_unless_the_database_is_far(
         pool = StandIn()
         gatherer = Gatherer(pool, "one", "many", {}, repeatable=True)  # type: ignore[arg-type]
 
-        def call(number: int) -> asyncio.Task[Rows]:
+        def call(number: int) -> asyncio.Task[Result]:
             return asyncio.create_task(gatherer.run({"task_id": number}))
 
         async def told() -> list[str]:
@@ -63,7 +63,7 @@ def test_while_a_statement_is_under_way_calls_gather_unless_the_database_is_far(
         calls = [call(0)]
         assert await told() == ["one"]  # alone
         await asyncio.sleep(seconds)
-        pool.sent[0][2].set_result(([(0,)], 1))
+        pool.sent[0][2].set_result(Result([(0,)], 1))
         calls += [call(1)]
         assert await told() == ["one", "one"]
         calls += [call(2)]
@@ -72,7 +72,7 @@ def test_while_a_statement_is_under_way_calls_gather_unless_the_database_is_far(
         apart = ["one"] * 4
         assert await told() == (apart if seconds else apart[:2])
         if not seconds:
-            pool.sent[1][2].set_result(([(1,)], 1))
+            pool.sent[1][2].set_result(Result([(1,)], 1))
             assert await told() == ["one", "one", "many"]  # it is back
             calls += [call(4)]
             assert await told() == ["one", "one", "many"]
@@ -107,7 +107,7 @@ def test_a_statement_that_fails_for_several_is_sent_for_each_where_that_is_harml
             if number == 1:
                 rows.set_exception(psycopg2.DataError("this one"))
             else:
-                rows.set_result(([(number,)], 1))
+                rows.set_result(Result([(number,)], 1))
         first, second, third = await asyncio.gather(*calls, return_exceptions=True)
         assert (first, third) == (([(0,)], 1), ([(2,)], 1))
         assert isinstance(second, psycopg2.DataError)
@@ -133,7 +133,7 @@ def test_who_gives_up_harms_nobody_else() -> None:
         calls = await _three_calls(pool)
         calls[1].cancel()
         await asyncio.sleep(0)
-        pool.sent[0][2].set_result(([(2, "c"), (0, "a"), (1, "b")], 3))
+        pool.sent[0][2].set_result(Result([(2, "c"), (0, "a"), (1, "b")], 3))
         first, _, third = await asyncio.gather(*calls, return_exceptions=True)
         assert (first, third) == (([("a",)], 1), ([("c",)], 1))
 
@@ -147,8 +147,8 @@ def test_the_same_task_twice_goes_into_two_statements() -> None:
         calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in (1, 2, 1)]
         await asyncio.sleep(0.01)
         assert [sql for sql, _, _ in pool.sent] == ["many", "one"]
-        pool.sent[0][2].set_result(([(1, "two"), (0, "one")], 2))
-        pool.sent[1][2].set_result(([("one again",)], 1))
+        pool.sent[0][2].set_result(Result([(1, "two"), (0, "one")], 2))
+        pool.sent[1][2].set_result(Result([("one again",)], 1))
         answers = await asyncio.gather(*calls)
         assert [rows[0][0] for rows, _ in answers] == ["one", "two", "one again"]
 
@@ -168,9 +168,9 @@ def test_who_waits_in_vain_is_told_so_in_time(monkeypatch: pytest.MonkeyPatch) -
         assert {type(call.exception()) for call in done} == {Undone}
         late = asyncio.create_task(gatherer.run({"task_id": 1}))
         await asyncio.sleep(0)
-        pool.sent[0][2].set_result(([("first",)], 1))
+        pool.sent[0][2].set_result(Result([("first",)], 1))
         await asyncio.sleep(0.01)
-        pool.sent[10][2].set_result(([("late",)], 1))
+        pool.sent[10][2].set_result(Result([("late",)], 1))
         assert (await late)[0] == [("late",)]
         for call in answered_never:
             call.cancel()
@@ -183,7 +183,7 @@ def test_changes_of_one_user_that_wait_hold_up_nobody_elses() -> None:
         pool = StandIn()
         gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
 
-        def call(owner: str, number: int) -> asyncio.Task[Rows]:
+        def call(owner: str, number: int) -> asyncio.Task[Result]:
             return asyncio.create_task(gatherer.run({"task_id": number, "owner": owner}))
 
         calls = [call("a", number) for number in range(400)]
@@ -197,7 +197,7 @@ def test_changes_of_one_user_that_wait_hold_up_nobody_elses() -> None:
         await asyncio.sleep(0.1)
         assert [given["owner"] for _, given, _ in pool.sent[155:]] == ["b"]
         for _, _, rows in pool.sent[5:]:
-            rows.set_result(([("done",)], 1))
+            rows.set_result(Result([("done",)], 1))
         await asyncio.sleep(0.1)
         assert len(pool.sent) > 156  # their turn comes
         for each in calls:
