@@ -38,9 +38,9 @@ def with_accounts(database: Database, **settings: Any) -> Service:
 
 
 @pytest.fixture(scope="module")
-def service(database: Database) -> Iterator[Service]:
+def service(database: Database, run_on: dict[str, Any]) -> Iterator[Service]:
     """The service with accounts on."""
-    with with_accounts(database) as service:
+    with with_accounts(database, **run_on) as service:
         yield service
 
 
