@@ -43,7 +43,12 @@ _unchanged = sa.and_(_this, account.generation == sa.bindparam("known"))
 _create = insert(ACCOUNT).on_conflict_do_nothing(index_elements=[account.email_folded])
 _read = sa.select(*account).where(_this)
 _find = sa.select(*account).where(account.email_folded == sa.bindparam("folded"))
-_update = sa.update(ACCOUNT).where(_unchanged)  # every column
+_update = (
+    sa.update(ACCOUNT)
+    .where(_unchanged)
+    .values(password_hash=sa.bindparam("password_hash"), generation=sa.bindparam("generation"))
+)
+_rename = _update.values(name=sa.bindparam("name"))
 _delete = sa.delete(ACCOUNT).where(_unchanged)  # a trigger deletes the tasks, and ends their feed
 
 _email = failed.email == sa.bindparam("email")
@@ -95,10 +100,11 @@ class Accounts:
             return found
         raise Unauthorized
 
-    async def update(self, changed: Account, known: int) -> None:
+    async def update(self, changed: Account, known: int, *, renamed: bool = False) -> None:
         """Store the account, or raise 401 if its generation is no longer `known`."""
+        # A name that is not given stays, also one that came while a new password was hashed.
         values = {"user_id": changed.id, "known": known, **changed.model_dump()}
-        await self._change(Query(_update, values), changed.generation)
+        await self._change(Query(_rename if renamed else _update, values), changed.generation)
 
     async def delete(self, known: Account) -> None:
         """Delete the account and its tasks, or raise 401 if it has another generation now."""

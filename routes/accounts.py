@@ -163,15 +163,15 @@ def build_accounts_router(accounts: Accounts, tokens: Tokens) -> APIRouter:
     @router.patch("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))
     async def update_me(request: Request, me: Mine, change: AccountUpdate) -> Response:
         """A new password ends every token made before, and comes with a new one."""
-        known = me.generation
+        known, renamed = me.generation, "name" in change.model_fields_set
         if change.password or change.current_password:  # a wrong one is told, whatever changes
             await confirm(request, me, change.current_password)
         if change.password:
             me.password_hash = await accounts.hash(change.password)
             me.generation += 1
-        if "name" in change.model_fields_set:
+        if renamed:
             me.name = change.name
-        await accounts.update(me, known)
+        await accounts.update(me, known, renamed=renamed)
         return _answer(_shown(me, Me) | (tokens.issue(me) if change.password else {}))
 
     @router.delete("/me", response_model=Me, responses=refusals(401, 403, 429, *_BODY))

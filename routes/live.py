@@ -182,7 +182,7 @@ class Stream(Response):
 
     def look_at_the_clock(self, now: float) -> None:
         """Stop when it is time to or the client has gone; do not be silent for too long."""
-        if now > self._until or self._transport.is_closing():
+        if now + _LATE > self._until or self._transport.is_closing():
             self.end()
         elif self._loop.time() > self._due:  # which no clock that is set back puts off
             self._rouse()
@@ -199,7 +199,7 @@ class Stream(Response):
         headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send(_body(first))
-        self._until = scope.get("token_end", math.inf) - _LATE
+        self._until = scope.get("token_end", math.inf)
         self._transport = transport_of(receive)
         if self._transport:  # else nobody could tell when the client has gone: it comes back
             self._live.add(self, known)

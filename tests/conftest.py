@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -103,16 +104,20 @@ def _make_database(
 
 
 @pytest.fixture(scope="session")
-def service(request: pytest.FixtureRequest, database: Database) -> Iterator[Service]:
-    """The live service on `database`, one worker, no other settings."""
+def run_on(request: pytest.FixtureRequest, database: Database) -> Iterator[dict[str, Any]]:
+    """How to run a service on `database`: one worker; with --through-pgbouncer four, behind it."""
     if not request.config.getoption("--through-pgbouncer"):
-        with Service(DATABASE_URL=database.url) as service:
-            yield service
+        yield {"DATABASE_URL": database.url}
         return
     with PgBouncer(request.getfixturevalue("postgres")) as bouncer:
-        url = bouncer.url(urlsplit(database.url).path[1:])
-        with Service(DATABASE_URL=url, workers=4) as service:
-            yield service
+        yield {"DATABASE_URL": bouncer.url(urlsplit(database.url).path[1:]), "workers": 4}
+
+
+@pytest.fixture(scope="session")
+def service(run_on: dict[str, Any]) -> Iterator[Service]:
+    """The live service on `database`, no other settings."""
+    with Service(**run_on) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from tests.support.service import REPOSITORY
 
 # Not what stands before the API, nor what its filters mean, nor what starts services of its own,
 # which ask the database directly.
-OTHER = ["accounts", "cors", "errors", "fields", "lists", "mcp", "model"]
+OTHER = ["cors", "errors", "fields", "lists", "mcp", "model"]
 
 
 def test_the_api_tests_pass_through_pgbouncer_in_transaction_mode_with_four_workers() -> None:

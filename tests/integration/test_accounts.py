@@ -33,15 +33,14 @@ PASSWORD = "correct horse"
 
 
 def with_accounts(database: Database, **settings: Any) -> Service:
-    return Service(
-        app="tests.support.quick_hashes:app", DATABASE_URL=database.url, **{**ON, **settings}
-    )
+    quick: dict[str, Any] = {"app": "tests.support.quick_hashes:app", **ON}
+    return Service(**{**quick, "DATABASE_URL": database.url, **settings})
 
 
 @pytest.fixture(scope="module")
-def service(database: Database) -> Iterator[Service]:
+def service(database: Database, run_on: dict[str, Any]) -> Iterator[Service]:
     """The service with accounts on."""
-    with with_accounts(database) as service:
+    with with_accounts(database, **run_on) as service:
         yield service
 
 
@@ -433,6 +432,28 @@ def test_of_many_new_passwords_at_once_one_is_set(client: httpx2.Client, ann: Pe
     answers = at_once(10, change)
     assert sum(answer.status_code == 200 for answer in answers) == 1
     assert {answer.status_code for answer in answers} <= {200, 401, 403, 429}
+
+
+def test_a_name_that_is_changed_while_a_new_password_is_made_stays(database: Database) -> None:
+    # The hash of the password takes its time, so that names come in between.
+    with (
+        with_accounts(database, app="main:app") as service,
+        client_of(service) as client,
+        ThreadPoolExecutor() as threads,
+    ):
+        client.timeout = httpx2.Timeout(30)
+        for _ in range(3):
+            ann = sign_up(client, f"{uuid4().hex}@example.com")
+            body = {"password": "another one", "current_password": PASSWORD}
+            changing = threads.submit(client.patch, "/api/auth/me", json=body, headers=ann.headers)
+            names: list[str | None] = [None]
+            while not changing.done():
+                change = {"name": uuid4().hex}
+                if client.patch("/api/auth/me", json=change, headers=ann.headers).is_success:
+                    names.append(change["name"])
+                time.sleep(0.02)  # or the hash, which comes after everybody's calls, takes long
+            headers = bearer(changing.result().json()["access_token"])
+            assert client.get("/api/auth/me", headers=headers).json()["name"] == names[-1]
 
 
 def test_deleting_the_account_deletes_its_tasks_and_no_others(

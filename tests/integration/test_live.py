@@ -237,6 +237,19 @@ def guarded(database: Database) -> Any:
         yield service
 
 
+def test_a_token_that_is_good_for_ever_keeps_its_stream(guarded: Service, user: str) -> None:
+    token = SECRET.token(claims(user, exp=10**400))  # more than a float holds
+    bearer = {"Authorization": f"Bearer {token}"}
+    url = changes_of(guarded, "/api/tasks")
+    with (
+        httpx2.Client(base_url=guarded.url, headers=bearer, trust_env=False) as client,
+        Listener(url, bearer, once=True) as listener,
+    ):
+        listener.wait_for(1)
+        create(client, "/api/tasks")
+        listener.wait_for(2)
+
+
 def test_a_stream_takes_its_token_from_the_query(guarded: Service, user: str) -> None:
     token = SECRET.token(claims(user))
     bearer = {"Authorization": f"Bearer {token}"}
