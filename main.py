@@ -91,8 +91,8 @@ class Envelope:
             shape = f"/{root.strip('/')}".rstrip("/")
             path = inner["path"] = shape + path[len(root) :]
             root = inner["root_path"] = shape
-        # A call for a task whose id is empty is never one for all tasks.
-        for_one = method in ("PATCH", "DELETE") and path.endswith("/tasks/")
+        # A call for a task whose id is empty is never one for all tasks; `tasks` may be a uid.
+        for_one = method in ("PATCH", "DELETE") and re.search("(?<!/tasks)/tasks/$", path)
         if path[-1:] == "/" and path != root + "/" and not for_one:
             inner["path"] = path[:-1]
         if method != "OPTIONS":

@@ -602,12 +602,14 @@ def test_options_of_nothing_is_404(client: httpx2.Client) -> None:
         ("PATCH", "/{id}/complete", None, 200),
         ("DELETE", "/{id}", None, 200),
         ("HEAD", "/{id}", None, 200),
+        ("PATCH", "/tasks", {"title": "x"}, 200),  # by its uid
+        ("DELETE", "/tasks", None, 200),
     ],
 )
 def test_a_last_slash_makes_no_difference(
     client: httpx2.Client, tasks: str, method: str, path: str, body: Any, status: int
 ) -> None:
-    task = create(client, tasks)
+    task = create(client, tasks, uid="tasks")
     call = {"json": body} if body else {}
     answer = client.request(method, tasks + path.format(id=task["id"]) + "/", **call)
     assert answer.status_code == status
