@@ -29,7 +29,8 @@ Tasks at two addresses that behave the same: `/api/tasks` has those of the curre
   of headers over 64 KiB, and, with auth off, the 403 of a page that `CORS_ORIGINS` does not name.
 - Every answer carries `X-Request-ID`; send one, and it is taken over.
 - Timestamps are RFC 3339 in UTC and end in `Z`.
-- Unknown body fields and query parameters are refused with 422: a misspelt one does no harm.
+- Unknown body fields are refused with 422, and so are query parameters where a call takes any: a
+  misspelt one does no harm.
 - Whatever takes filters also takes `FIELD`, `FIELD_gte`, `_lte`, `_ne` and `_like` of nearly every
   field of a task, and `search` for `q`; lists also json-server's `_sort`, `_order`, `_start`,
   `_end`, `_limit` and `_page`."""
