@@ -83,11 +83,13 @@ def add_changes(
         query = request.scope["query_string"]
         content = (whose.user_id, database.identity, whose.url, query)
         if if_none_match is not None:
-            etag = list_etag(await position_of(database, whose), *content)
+            etag = list_etag(await position_of(database, whose), *content, "False")
             if not_modified(if_none_match, etag):
                 return unchanged(etag)
-        position, _, body = await read(known)
-        return answer(body, {"Vary": "Accept"}, list_etag(position, *content), None)
+        position, more, body = await read(known)
+        # A page that ended where the user's changes did may end there, and say that there are more.
+        etag = list_etag(position, *content, str(more))
+        return answer(body, {"Vary": "Accept"}, etag, None)
 
     router.add_api_route(
         "/changes",

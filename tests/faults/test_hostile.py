@@ -66,10 +66,11 @@ def say(service: Service, data: bytes, *, patience: float | None = None) -> byte
     seconds if it does not.
     """
     with connect(service) as wire:
-        wire.sendall(data)
-        if patience is not None:
-            select.select([wire], [], [], patience)
-            wire.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # it may hang up before all is sent
+            wire.sendall(data)
+            if patience is not None:
+                select.select([wire], [], [], patience)
+                wire.shutdown(socket.SHUT_WR)
         return read_all(wire)
 
 

@@ -267,6 +267,18 @@ def test_a_list_changes_its_tag_with_what_it_shows(client: httpx2.Client, tasks:
     assert differs(tasks, lambda: client.delete(tasks))
 
 
+def test_a_page_of_changes_changes_its_tag_when_more_come(
+    client: httpx2.Client, tasks: str
+) -> None:
+    create(client, tasks)
+    path = f"{tasks}/changes?limit=1"
+    last = client.get(path)
+    create(client, tasks)
+    first = client.get(path, headers={"If-None-Match": last.headers["etag"]})
+    assert first.json() == last.json() | {"more": True}
+    assert first.headers["etag"] != last.headers["etag"]
+
+
 def test_what_a_browser_has_kept_of_one_database_is_good_for_no_other(
     client: httpx2.Client, user: str, service: Service, new_database: Database
 ) -> None:
