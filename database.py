@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from functools import lru_cache, partial
 from pathlib import Path
 from random import getrandbits
@@ -284,7 +285,8 @@ class Database:
             (name, sql.binds[name].type.dialect_impl(self._dialect).bind_processor(self._dialect))
             for name in sql.params
         )
-        columns = getattr(statement, "exported_columns", ())
+        # A copy is asked: SQLAlchemy notes the answer, and `repeating.py` has this return more.
+        columns = getattr(copy(statement), "exported_columns", ())
         from_sql = ((place, self._reader(column.type)) for place, column in enumerate(columns))
         return _Compiled(
             sql.string,

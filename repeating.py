@@ -5,6 +5,7 @@ next tasks are made in the same statement, on SQLite in the same transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -119,10 +120,8 @@ def _with_next(change: sa.Update) -> tuple[sa.ClauseElement, sa.Update]:
 
     What comes back is what the change returns, or else how many tasks it has touched.
     """
-    marked, returned = change.values(repeated_at=_mark), change.exported_columns
-    # SQLAlchemy notes what a statement returns, and its copies keep that when they return more.
-    for note in ("exported_columns", "_all_selected_columns"):
-        marked.__dict__.pop(note, None)
+    # A copy is asked: SQLAlchemy notes the answer, and what is made of the statement keeps it.
+    marked, returned = change.values(repeated_at=_mark), copy(change).exported_columns
     more = (column for column in task if column.name not in returned)
     old = marked.returning(*more).cte("changed")
     shown: Any = [old.c[str(column.key)] for column in returned] or [sa.func.count()]

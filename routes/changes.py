@@ -87,7 +87,7 @@ def add_changes(
             if not_modified(if_none_match, etag):
                 return unchanged(etag)
         position, more, body = await read(known)
-        # A page that ended where the user's changes did may end there, and say that there are more.
+        # The last page may stay as it is when more come, but for saying so.
         etag = list_etag(position, *content, str(more))
         return answer(body, {"Vary": "Accept"}, etag, None)
 
