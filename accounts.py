@@ -55,7 +55,10 @@ _email = failed.email == sa.bindparam("email")
 _failures = sa.select(failed.address, failed.failures, failed.failed_at).where(_email)
 _count = insert(FAILED_LOGIN).on_conflict_do_update(
     index_elements=[failed.email, failed.address],
-    set_={name: sa.literal_column("excluded." + name) for name in ("failures", "failed_at")},
+    set_={
+        "failures": sa.bindparam("more"),
+        "failed_at": sa.literal_column("excluded.failed_at"),
+    },
     where=failed.failed_at == sa.bindparam("seen"),
 )
 _forget = sa.delete(FAILED_LOGIN).where(_email, failed.address == sa.bindparam("address"))
@@ -175,8 +178,9 @@ class Accounts:
             if wait > 0:
                 detail = "Too many tries failed for this e-mail; wait before the next."
                 raise ApiError(429, detail, headers={"Retry-After": str(ceil(wait))})
-            new = {"email": email, "address": address, "failed_at": at, "seen": seen}
-            new["failures"] = min(failures + 1, 15)
+            # Where a right password has ended the row meanwhile, this is again the first.
+            new = {"email": email, "address": address, "failures": 1, "failed_at": at}
+            new |= {"seen": seen, "more": min(failures + 1, 15)}
             counted = (await self._run(Query(_count, new))).touched
 
     @asynccontextmanager

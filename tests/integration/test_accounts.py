@@ -17,7 +17,9 @@ import psycopg2
 import pytest
 import sqlalchemy
 
+import accounts
 from database import Database as Store
+from queries import Query
 from settings import Settings
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
@@ -714,6 +716,27 @@ def test_many_log_ins_at_once_with_the_right_password_all_succeed(
 ) -> None:
     answers = at_once(50, lambda: log_in(client, ann.email))
     assert {answer.status_code for answer in answers} == {200}
+
+
+def test_a_log_in_that_ends_the_failures_while_a_try_is_counted_ends_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tries = Store.run, []
+
+    async def after_a_log_in_elsewhere(store: Store, query: Query) -> Any:
+        if query.statement is accounts._count:
+            tries.append(query)
+            if len(tries) == 4:
+                rows(database, "DELETE FROM task_failed_login")  # as a right password does
+        return await run(store, query)
+
+    monkeypatch.setattr(Store, "run", after_a_log_in_elsewhere)
+    with in_process(
+        database_url=database.url, auth_accounts=True, auth_secret=SECRET, log_level="error"
+    ) as client:
+        body = {"email": f"{uuid4().hex}@example.com", "password": "wrong"}
+        answers = [client.post("/api/auth/login", json=body).status_code for _ in range(9)]
+    assert answers == 8 * [401] + [429]
 
 
 def test_guesses_at_me_count_too(client: httpx2.Client, ann: Person, bob: Person) -> None:
