@@ -50,7 +50,6 @@ _LONGEST_LINK = 2048  # bytes: proxies bound the headers of an answer
 
 _BODY: Final = (400, 413, 415)  # what calls with a body also answer
 _WRITTEN: Final = {200: headers("ETag", "Link"), **refusals(404, 412, *_BODY)}
-_TASK_CHANGED: Final = "The task has changed since; read it again."
 _LIST_CHANGED: Final = "The list has changed since; read it again."
 _TAKEN: Final = "is that of another task"
 _BUSY_KEY: Final = "was used before with another body"
@@ -223,7 +222,7 @@ def build_router(
     )
     async def get_task(whose: Whose, ref: Ref, if_none_match: etags.IfNoneMatch = None) -> Response:
         """The task as it is now; what is in the trash is not found here."""
-        task = task_fields(await _one(queries.read_task(whose.user_id, ref), whose, ref), whose)
+        task = task_fields(await _read(whose, ref), whose)
         return answer(to_json(task), {}, task["etag"], if_none_match)
 
     @router.put("/{id:id}", response_model=Task, responses=_WRITTEN, name="put_task")
@@ -263,9 +262,7 @@ def build_router(
                 if rows:
                     break
             # None is found, it repeats or shall, or an older version has made it.
-            was = await _one(queries.read_task(whose.user_id, ref, trash=trash), whose, ref)
-            if versions is not None and was[-1] not in versions:
-                raise ApiError(412, _TASK_CHANGED)
+            was = await _read(whose, ref, versions, trash=trash)
             task = task_fields(was, whose)
             setting = change or TaskUpdate(completed=not task["completed"])
             heeding = queries.update_task(whose.user_id, ref, setting, was[-1:], ruled=True)
@@ -290,29 +287,22 @@ def build_router(
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         forever = bool(how.forever)
         query = queries.delete_task(whose.user_id, ref, versions, forever=forever)
-        row = await _one(query, whose, ref, versions, trash=forever)
-        return json_answer(task_fields(row, whose))
-
-    async def _one(
-        query: queries.Query,
-        whose: Owner,
-        ref: int | str,
-        versions: Versions = None,
-        *,
-        trash: bool = False,
-    ) -> tuple[Any, ...]:
-        """Return the one row; without it a write asks whether there is one, also in the `trash`."""
-        if rows := (await database.run(query)).rows:
-            return rows[0]
-        writes = query.raises is not None
-        there = queries.read_task(whose.user_id, ref, trash=trash)
-        if writes and (await database.run(there)).rows:
+        while not (rows := (await database.run(query)).rows):
+            await _read(whose, ref, versions, trash=forever)
             await database.run(queries.make_position(whose.user_id))
-            if rows := (await database.run(query)).rows:
-                return rows[0]
-            if versions is not None:  # else it has been deleted and brought back meanwhile
-                raise ApiError(412, _TASK_CHANGED)
-        raise ApiError(404, f"There is no task {ref if isinstance(ref, int) else 'with this uid'}.")
+        return json_answer(task_fields(rows[0], whose))
+
+    async def _read(
+        whose: Owner, ref: int | str, versions: Versions = None, *, trash: bool = False
+    ) -> tuple[Any, ...]:
+        """Return a task's row, also out of the `trash`; raise 404, or 412 for another version."""
+        rows, _ = await database.run(queries.read_task(whose.user_id, ref, trash=trash))
+        if not rows:
+            told = ref if isinstance(ref, int) else "with this uid"
+            raise ApiError(404, f"There is no task {told}.")
+        if versions is not None and rows[0][-1] not in versions:
+            raise ApiError(412, "The task has changed since; read it again.")
+        return rows[0]
 
     return router
 
