@@ -60,21 +60,37 @@ class Body(BaseModel):
         return body
 
 
-class TaskCreate(Body):
-    """A task to create; only the title is required."""
+class TaskUpdate(Body):
+    """The fields to change; one that is left out stays, `null` clears one that may be null."""
 
-    model_config = example(title="Buy milk", due_date="2026-11-21", tags=["shopping"])
+    model_config = example(priority="high")
+    read_only: ClassVar = READ_ONLY | {"uid"}
 
-    title: fields.Title
+    # The None of a field that may not be null only ever stands for "not sent".
+    title: fields.Title = None  # type: ignore[assignment]
     description: fields.Description | None = None
-    completed: bool = False
-    priority: fields.Priority = "none"
+    completed: bool = None  # type: ignore[assignment]
+    priority: fields.Priority = None  # type: ignore[assignment]
     due_date: fields.DueDate | None = None
     remind_at: fields.RemindAt | None = None
     recurrence: fields.Recurrence | None = None
+    repeat_from: fields.RepeatFrom = None  # type: ignore[assignment]
+    tags: fields.Tags = None  # type: ignore[assignment]
+    order: fields.Order | None = None
+    deleted: bool = None  # type: ignore[assignment]
+
+
+class TaskCreate(TaskUpdate):
+    """A task to create; only the title is required."""
+
+    model_config = example(title="Buy milk", due_date="2026-11-21", tags=["shopping"])
+    read_only: ClassVar = READ_ONLY
+
+    title: fields.Title
+    completed: bool = False
+    priority: fields.Priority = "none"
     repeat_from: fields.RepeatFrom = "due"
     tags: fields.Tags = []
-    order: fields.Order | None = None
     deleted: bool = False
     uid: fields.Uid | None = None
 
@@ -98,26 +114,6 @@ NewTasks = Annotated[
     ],
     Discriminator(lambda body: MANY if isinstance(body, list) else ONE),
 ]
-
-
-class TaskUpdate(Body):
-    """The fields to change; one that is left out stays, `null` clears one that may be null."""
-
-    model_config = example(priority="high")
-    read_only: ClassVar = READ_ONLY | {"uid"}
-
-    # The None of a field that may not be null only ever stands for "not sent".
-    title: fields.Title = None  # type: ignore[assignment]
-    description: fields.Description | None = None
-    completed: bool = None  # type: ignore[assignment]
-    priority: fields.Priority = None  # type: ignore[assignment]
-    due_date: fields.DueDate | None = None
-    remind_at: fields.RemindAt | None = None
-    recurrence: fields.Recurrence | None = None
-    repeat_from: fields.RepeatFrom = None  # type: ignore[assignment]
-    tags: fields.Tags = None  # type: ignore[assignment]
-    order: fields.Order | None = None
-    deleted: bool = None  # type: ignore[assignment]
 
 
 class Completion(Body):
