@@ -6,7 +6,7 @@ the bodies; their values arrive as text.
 
 from datetime import datetime
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -369,10 +369,9 @@ class TaskQuery(TaskFilter):
         # A direction without a key turns the default order.
         keys = self.sort or ("id",) * bool(self.direction)
         ordered: dict[str, str] = {}  # a field that comes again orders nothing any more
-        turned = self.direction[: len(keys)]
-        for key, turn in zip_longest(keys, turned, fillvalue=False):
-            field = str(key).removeprefix("-")
-            ordered.setdefault(field, "-" * (str(key).startswith("-") != turn) + field)
+        for key, turn in zip(keys, chain(self.direction, repeat(False)), strict=False):
+            field = key.removeprefix("-")
+            ordered.setdefault(field, "-" * (key.startswith("-") != turn) + field)
         self.sort = tuple(ordered.values())
         start = self.offset or 0
         self.limit = self.end - start if self.end else self.limit or MAX_PAGE
