@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 import psycopg2
 import sqlalchemy
 from pydantic_core import from_json, to_json
-from sqlalchemy import ARRAY, ClauseElement, Connection, NullPool, bindparam, make_url
+from sqlalchemy import ARRAY, ClauseElement, Connection, Double, NullPool, bindparam, make_url
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 # Its ON CONFLICT compiles for SQLite as well.
@@ -301,6 +301,8 @@ class Database:
             return read_timestamp if self._file else None  # which the pool has done
         if isinstance(kind, ARRAY):
             return _read_list if self._file else None  # psycopg2 gives a list
+        if isinstance(kind, Double) and self._file:  # whose RETURNING gives a stored 5.0 as 5
+            return lambda stored: None if stored is None else float(stored)
         return kind.dialect_impl(self._dialect).result_processor(self._dialect, _FLOAT8)
 
     def _bring_to_head(self) -> None:

@@ -32,16 +32,6 @@ class Rank(TypeDecorator[str]):
         return None if value is None else PRIORITIES[value]
 
 
-class Number(TypeDecorator[float]):
-    """A float on SQLite, whose RETURNING gives a stored 5.0 as 5 where a SELECT gives 5.0."""
-
-    impl = Double
-    cache_ok = True
-
-    def process_result_value(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else float(value)
-
-
 class Task(SQLModel, table=True):
     """One task of one user.
 
@@ -72,7 +62,7 @@ class Task(SQLModel, table=True):
     priority: str = Field(default="none", sa_type=Rank)
     due_date: str | None = Field(default=None, sa_type=CodePointText)
     tags: list[str] = Field(default_factory=list, sa_type=TextList)
-    order: float | None = Field(default=None, sa_type=Double().with_variant(Number(), "sqlite"))
+    order: float | None = Field(default=None, sa_type=Double)
     created_at: datetime
     updated_at: datetime
     version: int = Field(sa_type=BigInteger().with_variant(Integer, "sqlite"))
