@@ -76,23 +76,20 @@ _insert = insert(TASK).values(
     **{column: sa.bindparam(name) for column, name in MADE_OF.items()},
 )
 _create = _insert.returning(*ROW)
+# These make one task however often they come.
+_insert_once = _insert.values({column: sa.bindparam(name) for column, name in ONCE.items()})
+_create_all = _insert_once.on_conflict_do_update(**UNLESS_OTHER).returning(*ROW)
 
 
-@lru_cache(maxsize=32)
-def _create_once(by_uid: bool, by_key: bool) -> sa.ClauseElement:
-    """Return the create that makes one task however often it comes."""
-    values: dict[str, Any] = {"idempotency_fingerprint": sa.bindparam("fingerprint")}
-    if by_uid:
-        values["uid"] = sa.bindparam("new_uid")
-    if by_key:
-        values["idempotency_key"] = sa.bindparam("key")
-    key = task.uid if by_uid else task.idempotency_key
-    once = _insert.values(values).on_conflict_do_update(
-        index_elements=[task.user_id, key],
-        index_where=None if by_uid else key.is_not(None),
-        set_=_again,
+def _create_once(key: Any, where: Any = None) -> sa.ClauseElement:
+    once = _insert_once.values(idempotency_key=sa.bindparam("key")).on_conflict_do_update(
+        index_elements=[task.user_id, key], index_where=where, set_=_again
     )
     return once.returning(*ROW, task.idempotency_replays, task.idempotency_fingerprint)
+
+
+_create_by_uid = _create_once(task.uid)
+_create_by_key = _create_once(task.idempotency_key, task.idempotency_key.is_not(None))
 
 
 class Target(NamedTuple):
@@ -117,13 +114,6 @@ class Target(NamedTuple):
 _GATHERED = Target("task_id")
 
 
-_create_all = (
-    _insert.values({column: sa.bindparam(name) for column, name in ONCE.items()})
-    .on_conflict_do_update(**UNLESS_OTHER)
-    .returning(*ROW)
-)
-
-
 def read_task(owner: str, ref: Ref, *, trash: bool = False) -> Query:
     """The task, unless it is in the trash and not looked for there."""
     one, values = _target(owner, ref, trash=trash)
@@ -140,26 +130,26 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     values = {"owner": owner, **new_values(new)}
     if key is None and new.uid is None:
         return Query(_create, values, many=gathered.CREATE, planned_once=True, raises=RAISE_OR_MAKE)
-    values |= {"key": key, "new_uid": new.uid, "fingerprint": fingerprint(new)}
-    once = _create_once(new.uid is not None, key is not None)
+    values |= {"key": key, **_once(new)}
+    once = _create_by_uid if new.uid else _create_by_key
     return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE)
 
 
 def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
     """The new tasks, all or none: none where a uid is that of a task with another body."""
-    each = [
-        {"owner": owner, **new_values(one), "fingerprint": fingerprint(one)}
-        | {"new_uid": one.uid or str(uuid4())}
-        for one in new
-    ]
     return Query(
         _create_all,
         {"owner": owner},
         many=gathered.CREATE_ALL,
         raises=RAISE_OR_MAKE,
-        each=each,
+        each=[{"owner": owner, **new_values(one), **_once(one)} for one in new],
         deadline=BULK_DEADLINE,
     )
+
+
+def _once(new: TaskCreate) -> dict[str, str]:
+    """Return the parameters that tell one create from another."""
+    return {"new_uid": new.uid or str(uuid4()), "fingerprint": fingerprint(new)}
 
 
 def update_task(
