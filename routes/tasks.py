@@ -191,18 +191,15 @@ def build_router(
         # What changes nothing does not look at the position itself.
         if known and query.raises is None and await position_of(database, whose) not in known:
             raise ApiError(412, _LIST_CHANGED)
-        count = await _touched(query)
-        if not count and (await database.run(queries.make_position(whose.user_id))).touched:
-            count = await _touched(query)
+        while True:
+            rows, touched = await database.run(query)
+            count = rows[0][0] if rows else touched  # one of several steps counts them itself
+            if count or not (await database.run(queries.make_position(whose.user_id))).touched:
+                break
         # Whose position is not there yet has no tasks, and nothing that could be compared.
         if known and not count and 1 not in known and await position_of(database, whose) == 1:
             raise ApiError(412, _LIST_CHANGED)
-        return count
-
-    async def _touched(query: queries.Query) -> int:
-        """Return how many tasks a statement touched; one of several steps counts them itself."""
-        rows, touched = await database.run(query)
-        return int(rows[0][0]) if rows else touched
+        return int(count)
 
     add_changes(router, database, owner, live)
 
