@@ -151,8 +151,9 @@ class Database:
             try:
                 await asyncio.to_thread(self._bring_to_head)
                 await self.is_current()  # so that the first request finds a connection
-                # Where that cannot be written now, or never by this role, it does without.
-                with suppress(Unavailable, psycopg2.errors.InsufficientPrivilege):
+                # A role that may only read does without. Nobody else: with another identity than
+                # other workers have, this one would refuse the tags of their lists.
+                with suppress(psycopg2.errors.InsufficientPrivilege):
                     await self._identify()
                 return
             except StartupError as error:

@@ -31,6 +31,8 @@ import database
 import models
 from database import HEAD, StartupError
 from database import Database as Store
+from errors import Unavailable
+from queries import Query
 from settings import Settings
 from tests.conftest import Database
 from tests.support.app import in_process
@@ -518,6 +520,30 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> 
         start(f"sqlite:///{file}")
     assert_one_clear_line(refused.value)
     assert file.read_bytes() == b"somebody's letter\n" * 1000
+
+
+def test_a_worker_that_cannot_ask_at_once_which_database_this_is_asks_again(
+    new_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(database_url=new_database.url) as client:
+        client.post("/api/tasks", json={"title": "task"})
+        tag = client.get("/api/tasks").headers["etag"]
+    run, asked = Store.run, []
+
+    async def away_at_first(store: Store, query: Query) -> Any:
+        if query.statement is database._identity:
+            asked.append(query)
+            if len(asked) == 1:
+                raise Unavailable
+        return await run(store, query)
+
+    monkeypatch.setattr(Store, "run", away_at_first)
+    with in_process(database_url=new_database.url) as client:
+        assert client.get("/api/tasks").headers["etag"] == tag
+        conditional = {"If-Match": tag}
+        answer = client.patch("/api/tasks", json={"priority": "low"}, headers=conditional)
+        assert answer.json() == {"updated": 1}
+    assert len(asked) == 2
 
 
 def test_a_role_that_may_not_create_tables_is_told_so(own_postgres: Postgres) -> None:
