@@ -175,6 +175,8 @@ def order_by(sort: tuple[str, ...], columns: Any) -> list[ColumnElement[Any]]:
     for key in sort:
         field = key.removeprefix("-")
         column = columns.get(field + "_folded", columns[field])
+        if field in ("due_date", "remind_at"):  # a wall-clock time is as late as that time in UTC
+            column = func.replace(column, ".000000Z", "")
         ordered = column.desc() if key.startswith("-") else column.asc()
         keys.append(ordered.nulls_last() if task[field].nullable else ordered)
     # Ids grow in the order of creation. Among equals the newest are first where the last key goes

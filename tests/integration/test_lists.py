@@ -665,6 +665,24 @@ def test_a_wall_clock_time_counts_as_utc_in_every_filter(client: httpx2.Client, 
     assert titles(created_at_gte="2020-01-01T12:00") == "day wall same later"
 
 
+@pytest.mark.parametrize("field", ["due_date", "remind_at"])
+def test_a_wall_clock_time_sorts_as_the_same_time_in_utc(
+    client: httpx2.Client, tasks: str, field: str
+) -> None:
+    same = ("2044-01-01T10:00:00Z", "2044-01-01T10:00", "2044-01-01T11:00:00+01:00")
+    for at in (*same, "2044-01-01T10:00:00.000001Z", None):
+        priority = "low" if at in same[:2] else "high"
+        create(client, tasks, title=at or "none", priority=priority, **{field: at})
+
+    def found(sort: str) -> list[str]:
+        return [task["title"] for task in client.get(tasks, params={"sort": sort}).json()]
+
+    later = ["2044-01-01T10:00:00.000001Z"]
+    assert found(field) == [*same, *later, "none"]
+    assert found(f"-{field}") == [*later, *same[::-1], "none"]
+    assert found(f"{field},-priority") == [same[2], *same[1::-1], *later, "none"]
+
+
 def test_a_wall_clock_time_is_overdue_when_utc_says_so(client: httpx2.Client, tasks: str) -> None:
     now = datetime.now(UTC).replace(tzinfo=None)
     for title, due in (("past", now - timedelta(minutes=1)), ("soon", now + timedelta(minutes=9))):
