@@ -31,9 +31,9 @@ def answer(
     return Response(body, status, {**headers, **_PRIVATE, "ETag": etag}, "application/json")
 
 
-def unchanged(etag: str) -> Response:
+def unchanged(etag: str, **headers: str) -> Response:
     """Return the answer that says that the one with this tag is still good."""
-    return Response(status_code=304, headers={**_PRIVATE, "ETag": etag})
+    return Response(status_code=304, headers={**headers, **_PRIVATE, "ETag": etag})
 
 
 def json_answer(content: Any, status: int = 200) -> Response:

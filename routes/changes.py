@@ -85,7 +85,7 @@ def add_changes(
         if if_none_match is not None:
             etag = list_etag(await position_of(database, whose), *content, "False")
             if not_modified(if_none_match, etag):
-                return unchanged(etag)
+                return unchanged(etag, Vary="Accept")
         position, more, body = await read(known)
         # The last page may stay as it is when more come, but for saying so.
         etag = list_etag(position, *content, str(more))

@@ -168,7 +168,15 @@ def test_a_bad_body_is_refused_before_the_condition_counts(
 
 
 # Every GET of tasks: one, a list, an empty list, a page past the last, the numbers.
-READS = ["/{id}", "", "?q=nothing", "?limit=1&offset=9", "?sort=title&limit=1", "/stats"]
+READS = [
+    "/{id}",
+    "",
+    "?q=nothing",
+    "?limit=1&offset=9",
+    "?sort=title&limit=1",
+    "/stats",
+    "/changes",
+]
 
 
 @pytest.mark.parametrize("read", READS)
