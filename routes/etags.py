@@ -83,19 +83,19 @@ def allowed_positions(given: Conditions, user_id: str, database: str) -> Positio
 def _allowed(if_match: str | None, if_none_match: str | None, tag: str) -> tuple[int, ...] | None:
     """Return what the conditions allow, None for any; a weak tag never matches."""
     allowed = None
-    if if_match is not None and if_match.strip() != "*":
+    if if_match is not None and if_match != "*":
         known = [re.fullmatch(tag, text) for weak, text in _tags("If-Match", if_match) if not weak]
         allowed = tuple(int(match[match.lastindex or 0]) for match in known if match) or _NEVER
     if if_none_match is None:
         return allowed
-    if if_none_match.strip() != "*":
+    if if_none_match != "*":
         raise invalid("header", "If-None-Match", "must be * on a change")
     return _NEVER
 
 
 def not_modified(if_none_match: str, etag: str) -> bool:
     """Return whether the client already has the answer; the comparison is weak."""
-    if if_none_match.strip() == "*":
+    if if_none_match == "*":
         return True
     return any(f'"{tag}"' == etag for _, tag in _tags("If-None-Match", if_none_match))
 

@@ -260,7 +260,8 @@ class _Arguments:
         for name, model in self._queries:
             arguments[name] = _read_query(model, scope["query_string"], errors)
         for name, alias, header, validate in self._headers:
-            given = [value for key, value in scope["headers"] if key == header]
+            # httptools leaves the blanks after a value.
+            given = [value.strip() for key, value in scope["headers"] if key == header]
             value, wrong = validate(b", ".join(given).decode("latin-1")) if given else (None, [])
             arguments[name] = value
             if wrong:

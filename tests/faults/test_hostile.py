@@ -219,6 +219,17 @@ def test_a_header_that_makes_no_sense_is_refused(service: Service, tasks: str, h
     assert_refused(say(service, request(line, header, body=body)), 400, 422)
 
 
+def test_blanks_around_a_header_are_no_part_of_it(service: Service, tasks: str) -> None:
+    """RFC 9112, section 5.1."""
+    keys = ("key", "key ", "key\t ", "  key")
+    asked = [
+        request(f"POST {tasks}", f"Idempotency-Key: {key}", body=b'{"title": "x"}') for key in keys
+    ]
+    answers = [parse(say(service, each)) for each in asked]
+    assert [answer.status_code for answer in answers] == [201] * 4
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
 @pytest.mark.parametrize(
     "header",
     [
