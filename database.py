@@ -224,7 +224,13 @@ class Database:
         else:
             sql = self._prepared(query.statement) if query.planned_once else compiled.sql
             parameters = compiled.parameters(query.parameters)
-        return await pool.run(sql, parameters, repeatable=query.repeatable, deadline=query.deadline)
+        return await pool.run(
+            sql,
+            parameters,
+            repeatable=query.repeatable,
+            deadline=query.deadline,
+            writes=query.raises is not None,
+        )
 
     async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on SQLite, once for each call, after what raises the position."""

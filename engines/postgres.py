@@ -75,7 +75,9 @@ class _Job:
     seconds: float
     waited: float
     shared: bool
+    writes: bool
     sent_again: bool = False
+    unsure: bool = False  # whether it was done
     verb: str = ""  # PREPARE or EXECUTE, where its plan is kept
 
     def __post_init__(self) -> None:
@@ -105,8 +107,8 @@ class _Job:
         return Undone(f"{late}; narrow it, or try again later.")
 
     def fail(self, error: Exception) -> None:
-        if self.sent_again and isinstance(error, Undone):
-            error = Unavailable()  # the first time it may have been done
+        if self.unsure and isinstance(error, Unavailable):
+            error = Unavailable(_UNKNOWN)
         if not self.rows.done():
             self.rows.set_exception(error)
 
@@ -268,13 +270,15 @@ class Pool:
         deadline: float = DEADLINE,
         waited: float = 0.0,
         shared: bool = False,
+        writes: bool = False,
     ) -> asyncio.Future[Result]:
         """Send one statement, whose caller has `waited` so many seconds; return the future of what
         comes back within `deadline` seconds.
 
-        `shared`: by several callers, who can go again alone when the server stops it.
+        `shared`: by several callers, who can go again alone when the server stops it. `writes`:
+        though it is `repeatable`.
         """
-        job = _Job(sql, parameters, repeatable, deadline, waited, shared)
+        job = _Job(sql, parameters, repeatable, deadline, waited, shared, writes or not repeatable)
         self._start(job)
         if self._ticker is None:
             self._ticker = job.loop.call_later(_TICK, self._tick)
@@ -335,13 +339,12 @@ class Pool:
 
     def lost(self, job: _Job, error: psycopg2.Error) -> None:
         """Take back a job whose connection, or one behind it, died under it."""
+        job.unsure |= job.writes and (error.pgcode or "08").startswith("08")
         if (job.repeatable or error.pgcode == _STANDBY) and not job.sent_again:
             job.sent_again = True
             self.send_again(job)
-        elif job.repeatable or not (error.pgcode or "08").startswith("08"):
-            job.fail(Unavailable())
         else:
-            job.fail(Unavailable(_UNKNOWN))
+            job.fail(Unavailable())
 
     def send_again(self, job: _Job) -> None:
         """Start over with a job, before those that have waited less."""
@@ -417,7 +420,8 @@ class Pool:
                 self.discard(connection)
             elif job.deadline < now and not job.rows.done():
                 self.log_away(TimeoutError())
-                job.fail(Unavailable() if job.repeatable else Unavailable(_UNKNOWN))
+                job.unsure = job.writes
+                job.fail(Unavailable())
         self._ticker = None
         if self._waiting or busy:
             self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)

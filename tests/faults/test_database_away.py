@@ -4,6 +4,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,30 @@ def test_an_outage_under_load_costs_503s_and_nothing_else(
         wait_until(lambda: process.num_fds() <= descriptors, "descriptors are given back", 10)
     told = "the database is away", "the database is back"
     assert [service.log.count(words) >= 1 for words in told] == [True, True]
+
+
+@pytest.mark.parametrize("how", ["refusing", "frozen"])
+@pytest.mark.parametrize(("headers", "more"), [({"Idempotency-Key": "k"}, {}), ({}, {"uid": "u"})])
+def test_who_may_repeat_a_create_is_also_told_that_it_may_be_done(
+    setup: Setup, how: str, headers: dict[str, str], more: dict[str, str], tasks: str
+) -> None:
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with client_of(setup.service) as client, ThreadPoolExecutor() as another:
+        client.post(tasks, json={"title": "first"})
+        with closing(psycopg2.connect(setup.postgres.url())) as other:
+            other.cursor().execute("SELECT 1 FROM task_feed FOR UPDATE")
+            body = {"title": "second", **more}
+            sent = another.submit(client.post, tasks, json=body, headers=headers)
+            wait_until(lambda: setup.postgres.execute(waits), "it is under way")
+            setup.leave(how)
+        try:
+            assert assert_problem(sent.result(30), 503) == UNKNOWN
+        finally:
+            setup.come_back(how)
+        wait_until(lambda: client.get("/ready").status_code == 200, "it is back")
+        again = client.post(tasks, json=body, headers=headers)
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert len(client.get(tasks).json()) == 2
 
 
 @pytest.mark.parametrize("how", ["refusing", "frozen"])
