@@ -132,7 +132,9 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
         return Query(_create, values, many=gathered.CREATE, planned_once=True, raises=RAISE_OR_MAKE)
     values |= {"key": key, **_once(new)}
     once = _create_by_uid if new.uid else _create_by_key
-    return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE)
+    # With both it may be refused when SQLite has raised the position: long ones share nothing.
+    deadline = BULK_DEADLINE if key and new.uid else DEADLINE
+    return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE, deadline=deadline)
 
 
 def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
