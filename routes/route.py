@@ -132,13 +132,13 @@ class _Caller:
 
     def __init__(self) -> None:
         self.long: bool | None = None
-        self.turn = asyncio.Semaphore(1)
+        self.turn = asyncio.Semaphore(_LONG_AT_ONCE)
 
 
 class _Turns:
     """Has callers wait for each other where answers are long: those take memory, and the loop.
 
-    How long they are to somebody, the first one tells; the next ones wait for that.
+    How long they are to somebody, the first ones tell; the next ones wait for that.
     """
 
     def __init__(self) -> None:
@@ -160,9 +160,6 @@ class _Turns:
                 response = await call
         else:
             response = await (call if caller.long is False else self._in_turn(caller, call))
-        if caller.long is None:
-            for _ in range(_LONG_AT_ONCE - 1):
-                caller.turn.release()
         # A short answer, or a 304, says nothing of the next: that may be to another question.
         caller.long = caller.long or len(response.body) > _LONG
         return response
