@@ -20,11 +20,10 @@ from schemas import Body, example
 from tokens import Tokens
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_FIELDS: Final = ("username", "password")
 _LOG_IN_FORM: Final = {
     "type": "object",
-    "properties": {name: {"type": "string"} for name in _FIELDS},
-    "required": [*_FIELDS],
+    "properties": {"username": {"type": "string"}, "password": {"type": "string"}},
+    "required": ["username", "password"],
 }
 _TAKES_FORM: Final = {"requestBody": {"content": {_FORM: {"schema": _LOG_IN_FORM}}}}
 _BODY: Final = (400, 413, 415, 422, 500, 503)
