@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import WithJsonSchema
 from pydantic_core import to_json
 
@@ -35,7 +35,6 @@ Wanted = Annotated[TaskQuery, Query()]
 Matching = Annotated[schemas.BulkFilter, Query()]
 Counted = Annotated[schemas.TaskFilter, Query()]
 How = Annotated[schemas.Deletion, Query()]
-Done = Annotated[schemas.Completion | None, Body()]
 Key = Annotated[
     IdempotencyKey | None,
     WithJsonSchema({"type": "string", "pattern": "^[!-~]{1,255}$"}),
@@ -235,7 +234,7 @@ def build_router(
 
     @router.patch("/{id:id}/complete", response_model=Task, responses=_WRITTEN)
     async def complete_task(
-        whose: Whose, ref: Ref, versions: etags.Allowed, body: Done = None
+        whose: Whose, ref: Ref, versions: etags.Allowed, body: schemas.Completion | None = None
     ) -> Response:
         """Toggles; with a body, sets what that says.
 
