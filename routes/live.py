@@ -50,7 +50,6 @@ class Live:
         self._turns = asyncio.Semaphore(_READS)
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
-        self.writes = 0  # of this worker
         database.on_write = self._wake
 
     def open(self) -> None:
@@ -69,15 +68,13 @@ class Live:
                 with suppress(ValueError):  # only the main thread has signals
                     signal.signal(number, partial(pass_on, handler))
 
-    def add(self, stream: "Stream", known: int) -> None:
-        """Wake a stream from now on, and at once if a write came after `writes` was `known`."""
+    def add(self, stream: "Stream") -> None:
+        """Wake a stream from now on."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         self._streams.setdefault(stream.whose.user_id, set()).add(stream)
         if self._closed:
             stream.end()
-        elif known != self.writes:
-            stream.wake()
 
     def remove(self, stream: "Stream") -> None:
         """Let a stream be."""
@@ -106,7 +103,6 @@ class Live:
 
     def _wake(self, user_id: str) -> None:
         """Wake who listens to a user who has changed something."""
-        self.writes += 1
         self._reads.clear()
         for stream in self._streams.get(user_id, ()):
             stream.wake()
@@ -182,7 +178,9 @@ class Stream(Response):
 
     def look_at_the_clock(self, now: float) -> None:
         """Stop when it is time to or the client has gone; do not be silent for too long."""
-        if now + _LATE > self._until or self._transport.is_closing():
+        # Without a transport nobody could tell when the client has gone: it comes back.
+        gone = not self._transport or self._transport.is_closing()
+        if gone or now + _LATE > self._until:
             self.end()
         elif self._loop.time() > self._due:  # which no clock that is set back puts off
             self._rouse()
@@ -195,20 +193,19 @@ class Stream(Response):
         """Answer (ASGI)."""
         if scope.get("head"):
             return await super().__call__(scope, receive, send)
-        known, first = self._live.writes, _BEGIN + await self._next()
-        headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send(_body(first))
         self._until = scope.get("token_end", math.inf)
         self._transport = transport_of(receive)
-        if self._transport:  # else nobody could tell when the client has gone: it comes back
-            self._live.add(self, known)
-            try:
-                with suppress(ApiError):
-                    while not self._over:
-                        await send(_body(await self._next()))
-            finally:
-                self._live.remove(self)
+        self._live.add(self)  # before the first page is read: what is written then wakes it again
+        try:
+            first = _BEGIN + await self._next()
+            headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send(_body(first))
+            with suppress(ApiError):
+                while not self._over:
+                    await send(_body(await self._next()))
+        finally:
+            self._live.remove(self)
         await send({"type": "http.response.body"})
 
     async def _next(self) -> bytes:

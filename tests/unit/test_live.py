@@ -57,7 +57,7 @@ def test_each_stream_looks_for_itself_where_one_node_may_be_away(
 
     async def scenario() -> None:
         streams = live.Live(database)
-        streams.add(listener, 0)
+        streams.add(listener)
         await database.enough.wait()
         streams.remove(listener)
 
