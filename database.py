@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from random import getrandbits
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import psycopg2
 import sqlalchemy
@@ -92,16 +92,38 @@ class StartupError(Exception):
     """The database cannot be used; the message says why in one line, without secrets."""
 
 
-class _Compiled(NamedTuple):
-    sql: str
-    constants: Mapping[str, Any]
-    to_sql: tuple[tuple[str, Callable[[Any], Any]], ...]  # parameters to convert
-    from_sql: tuple[tuple[int, Callable[[Any], Any]], ...]  # columns to convert
+class _Compiled:
+    """A statement as the driver takes it, and what it takes and gives instead of our values."""
+
+    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        self.sql = compiled.string
+        self.constants = {name: it for name, it in compiled.params.items() if it is not None}
+        self._dialect = dialect
+        self._types = {name: compiled.binds[name].type for name in compiled.params}
+        to_sql = (
+            (name, kind.dialect_impl(dialect).bind_processor(dialect))
+            for name, kind in self._types.items()
+        )
+        self._to_sql = [(name, convert) for name, convert in to_sql if convert]
+        # A copy is asked: SQLAlchemy notes the answer, and `repeating.py` has this return more.
+        columns = getattr(copy(statement), "exported_columns", ())
+        from_sql = ((place, _reader(column.type, dialect)) for place, column in enumerate(columns))
+        self.from_sql = [(place, convert) for place, convert in from_sql if convert]
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The statement, to be planned once a connection (PostgreSQL)."""
+        types = {name: kind.compile(self._dialect) for name, kind in self._types.items()}
+        # A parameter has no collation; its column has.
+        bare = {name: kind.partition(" COLLATE")[0] for name, kind in types.items()}
+        return Prepared(self.sql, bare)
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the driver takes of the values."""
         parameters = {**self.constants, **values}
-        for name, convert in self.to_sql:
+        for name, convert in self._to_sql:
             parameters[name] = convert(parameters[name])
         return parameters
 
@@ -127,8 +149,7 @@ class Database:
         # Of this database, and of the service: a part of the tags of lists, since what a browser
         # has kept of another database may be of the same positions.
         self.identity = HEAD
-        self._compiled = lru_cache(maxsize=128)(self._compile)
-        self._prepared = lru_cache(maxsize=128)(self._prepare)
+        self._compiled = lru_cache(maxsize=128)(lambda it: _Compiled(it, self._dialect))
         self._gatherers: dict[str, Gatherer] = {}
         self._pending = 0
         # Called with the user whose position a write of this process has raised.
@@ -186,7 +207,7 @@ class Database:
         try:
             if isinstance(self._pool, sqlite.Pool):
                 result = await self._run_there(self._pool, query, compiled)
-            elif gatherer := self._gatherer(self._pool, query, compiled.sql):
+            elif gatherer := self._gatherer(self._pool, query, compiled):
                 result = await gatherer.run(compiled.parameters(query.parameters))
             else:
                 result = await self._run_alone(self._pool, query, compiled)
@@ -219,10 +240,10 @@ class Database:
             calls = [{"n": n, **compiled.parameters(one)} for n, one in enumerate(query.each)]
             together = self._compiled(query.many)
             sql: Sql = together.sql
-            given = {**together.constants, **query.parameters}  # the owner, whose turn it is
-            parameters = {**given, "calls": to_json(calls).decode()}
+            # With the owner, whose turn it is.
+            parameters = together.parameters({**query.parameters, "calls": to_json(calls).decode()})
         else:
-            sql = self._prepared(query.statement) if query.planned_once else compiled.sql
+            sql = compiled.prepared if query.planned_once else compiled.sql
             parameters = compiled.parameters(query.parameters)
         return await pool.run(
             sql,
@@ -247,26 +268,19 @@ class Database:
             then=beside(query.then),
         )
 
-    def _gatherer(self, pool: postgres.Pool, query: Query, sql: str) -> Gatherer | None:
+    def _gatherer(self, pool: postgres.Pool, query: Query, one: _Compiled) -> Gatherer | None:
         """Return what gathers the calls of this query; None where each goes by itself.
 
         So it is where tables are distributed: one user's call goes to one node, several to all.
         """
         if query.many is None or query.each or self.distributed:
             return None
-        if sql not in self._gatherers:  # by its text, for a statement may be built again and again
-            one, many = self._prepared(query.statement), self._prepared(query.many)
-            constants = self._compiled(query.many).constants
-            self._gatherers[sql] = Gatherer(pool, one, many, constants, repeatable=query.repeatable)
-        return self._gatherers[sql]
-
-    def _prepare(self, statement: ClauseElement) -> Prepared:
-        sql = statement.compile(dialect=self._dialect)
-        assert isinstance(sql, SQLCompiler)
-        types = {name: sql.binds[name].type.compile(self._dialect) for name in sql.params}
-        # A parameter has no collation; its column has.
-        types = {name: kind.partition(" COLLATE")[0] for name, kind in types.items()}
-        return Prepared(sql.string, types)
+        if one.sql not in self._gatherers:  # by its text, for it may be built again and again
+            many = self._compiled(query.many)
+            self._gatherers[one.sql] = Gatherer(
+                pool, one.prepared, many.prepared, many.constants, repeatable=query.repeatable
+            )
+        return self._gatherers[one.sql]
 
     async def is_current(self) -> bool:
         """Return whether the database has this code's schema, or a newer one, which only adds."""
@@ -283,34 +297,6 @@ class Database:
         while not (rows := (await self.run(Query(_identity, {}, repeatable=True))).rows):
             await self.run(Query(_identify, {"identity": getrandbits(52)}))
         self.identity = f"{HEAD}-{rows[0][0]}"
-
-    def _compile(self, statement: ClauseElement) -> _Compiled:
-        sql = statement.compile(dialect=self._dialect)
-        assert isinstance(sql, SQLCompiler)
-        constants = {name: value for name, value in sql.params.items() if value is not None}
-        to_sql = (
-            (name, sql.binds[name].type.dialect_impl(self._dialect).bind_processor(self._dialect))
-            for name in sql.params
-        )
-        # A copy is asked: SQLAlchemy notes the answer, and `repeating.py` has this return more.
-        columns = getattr(copy(statement), "exported_columns", ())
-        from_sql = ((place, self._reader(column.type)) for place, column in enumerate(columns))
-        return _Compiled(
-            sql.string,
-            constants,
-            tuple((name, convert) for name, convert in to_sql if convert),
-            tuple((place, convert) for place, convert in from_sql if convert),
-        )
-
-    def _reader(self, kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
-        """Return what makes Python's value of the driver's, or None where that is one already."""
-        if isinstance(kind, UTCDateTime):
-            return read_timestamp if self._file else None  # which the pool has done
-        if isinstance(kind, ARRAY):
-            return _read_list if self._file else None  # psycopg2 gives a list
-        if isinstance(kind, Double) and self._file:  # whose RETURNING gives a stored 5.0 as 5
-            return lambda stored: None if stored is None else float(stored)
-        return kind.dialect_impl(self._dialect).result_processor(self._dialect, _FLOAT8)
 
     def _bring_to_head(self) -> None:
         """Upgrade the schema in one transaction, while every other process that starts up waits."""
@@ -439,6 +425,17 @@ def _is_final(error: BaseException) -> bool:
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).partition("\n")[0]
+
+
+def _reader(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """Return what makes Python's value of the driver's, or None where that is one already."""
+    if isinstance(kind, UTCDateTime):
+        return read_timestamp if dialect.name == "sqlite" else None  # which the pool has done
+    if isinstance(kind, ARRAY):
+        return _read_list if dialect.name == "sqlite" else None  # psycopg2 gives a list
+    if isinstance(kind, Double) and dialect.name == "sqlite":  # its RETURNING gives 5.0 as 5
+        return lambda stored: None if stored is None else float(stored)
+    return kind.dialect_impl(dialect).result_processor(dialect, _FLOAT8)
 
 
 def _read_list(stored: str | None) -> Any:
