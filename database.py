@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -74,8 +74,7 @@ _FINAL: Final = re.compile(
 
 
 def _version_in(table: str) -> sqlalchemy.Select[Any]:
-    column: sqlalchemy.ColumnClause[str] = sqlalchemy.column("version_num")
-    return sqlalchemy.select(column).select_from(sqlalchemy.table(table))
+    return sqlalchemy.table(table, sqlalchemy.column("version_num")).select()
 
 
 _version: Final = _version_in(VERSION_TABLE)
@@ -335,11 +334,19 @@ class Database:
 
     @contextmanager
     def schema_transaction(self) -> Iterator[Connection]:
-        """Open the one transaction in which the schema may change."""
-        lock = "BEGIN IMMEDIATE" if self._file else _UPGRADE
-        turn = _turn(self._file) if self._file else nullcontext()
-        with turn, self._engine().begin() as connection:
-            connection.exec_driver_sql(lock)
+        """Open the one transaction in which the schema may change, after every other process's."""
+        with ExitStack() as held:
+            if self._file:
+                # As long as that takes. SQLite's own lock, which may be somebody's who never lets
+                # go, is only waited for so long.
+                with suppress(ImportError, OSError):  # where there are no such locks
+                    import fcntl
+
+                    directory = os.open(Path(self._file).absolute().parent, os.O_RDONLY)
+                    held.callback(os.close, directory)
+                    fcntl.flock(directory, fcntl.LOCK_EX)
+            connection = held.enter_context(self._engine().begin())
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if self._file else _UPGRADE)
             yield connection
 
     def _engine(self) -> sqlalchemy.Engine:
@@ -354,25 +361,6 @@ class Database:
             connect = partial(psycopg2.connect, self._url, **options)
         kind = "sqlite://" if self._file else "postgresql+psycopg2://"
         return sqlalchemy.create_engine(kind, creator=connect, poolclass=NullPool)
-
-
-@contextmanager
-def _turn(file: str) -> Iterator[None]:
-    """Wait until no other process changes the schema of this file, however long that takes.
-
-    SQLite's own lock may be somebody's who never lets go, so for that the start waits only so long.
-    """
-    directory = None
-    with suppress(ImportError, OSError):  # where there are no such locks
-        import fcntl
-
-        directory = os.open(Path(file).absolute().parent, os.O_RDONLY)
-        fcntl.flock(directory, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if directory is not None:
-            os.close(directory)
 
 
 def _missing(connection: Connection) -> list[str]:
