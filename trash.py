@@ -37,19 +37,12 @@ _empty, _empty_there = purging(_some)
 _told: ColumnElement[bool] = (gone.user_id == OWNER) & (gone.gone_at < _before)
 _whose_gone = select(gone.user_id).where(gone.gone_at < _before).order_by(gone.gone_at).limit(1)
 _few = select(gone.id).where(_told).order_by(gone.position).limit(_STEP)
-_forget_there = delete(GONE).where(_told, gone.id.in_(_few))
-
-
-def _forgetting(latest: ColumnElement[int]) -> ColumnElement[int]:
-    return case((latest > feed.forgotten, latest), else_=feed.forgotten)
-
-
-_forgotten = _forget_there.returning(gone.position).cte("forgotten")
-_latest = select(func.max(_forgotten.c.position)).scalar_subquery()
-_mine = feed.user_id == OWNER
-_forget = update(FEED).where(_mine).values(forgotten=_forgetting(_latest))
-_latest_there = select(func.max(gone.position)).where(_told, gone.id.in_(_few)).scalar_subquery()
-_remember = update(FEED).where(_mine).values(forgotten=_forgetting(_latest_there))
+_these = _told & gone.id.in_(_few)
+_latest = select(func.max(gone.position)).where(_these).scalar_subquery()
+_later = case((_latest > feed.forgotten, _latest), else_=feed.forgotten)
+_remember = update(FEED).where(feed.user_id == OWNER).values(forgotten=_later)
+_forget_there = delete(GONE).where(_these)
+_forget = _remember.add_cte(_forget_there.cte("forgotten"))
 
 
 async def keep_emptying(database: Database) -> None:
@@ -66,11 +59,11 @@ async def keep_emptying(database: Database) -> None:
 async def empty(database: Database) -> None:
     """Take every step that there is to take now."""
     before = {"before": now() - _KEPT}
-    while rows := (await database.run(Query(_whose_trash, before, repeatable=True))).rows:
-        values = {"owner": rows[0][0], "now": now(), **before}
-        await database.run(Query(_empty, values, on_sqlite=_empty_there, raises=RAISE))
-        await asyncio.sleep(_PAUSE)
-    while rows := (await database.run(Query(_whose_gone, before, repeatable=True))).rows:
-        values = {"owner": rows[0][0], **before}
-        await database.run(Query(_forget, values, on_sqlite=_forget_there, raises=_remember))
-        await asyncio.sleep(_PAUSE)
+    for whose, step, there, raises in (
+        (_whose_trash, _empty, _empty_there, RAISE),
+        (_whose_gone, _forget, _forget_there, _remember),
+    ):
+        while rows := (await database.run(Query(whose, before, repeatable=True))).rows:
+            values = {"owner": rows[0][0], "now": now(), **before}
+            await database.run(Query(step, values, on_sqlite=there, raises=raises))
+            await asyncio.sleep(_PAUSE)
