@@ -27,14 +27,7 @@ class _Raise(Update):
     inherit_cache = True
 
 
-class _RaiseOrMake(Insert):
-    """The same; the user's first change makes the position."""
-
-    inherit_cache = True
-
-
 @compiles(_Raise, "sqlite")
-@compiles(_RaiseOrMake, "sqlite")
 def _raised(_: Any, compiler: Any, **options: Any) -> str:
     """SQLite has no steps that write: it has raised the position just before, and reads it."""
     position = select(feed.user_id, feed.position).where(feed.user_id == OWNER)
@@ -50,7 +43,8 @@ class MadePosition(FunctionElement[int]):
 
 @compiles(MadePosition)
 def _made_position(_: Any, compiler: Any, **options: Any) -> str:
-    step = select(_MOVED_OR_MADE.c.position).scalar_subquery()
+    moved = MOVED if compiler.dialect.name == "sqlite" else _MOVED_OR_MADE
+    step = select(moved.c.position).scalar_subquery()
     position = func.task_moved(OWNER) if isinstance(compiler.dialect, Citus) else step
     return str(compiler.process(position, **options))
 
@@ -73,7 +67,6 @@ def step(raising: Any) -> Any:
 # Only from a position that the caller knows, else nothing is done at all.
 _by_known = or_nothing(one_of(feed.position, bindparam("positions", type_=NumberList)))
 RAISE, RAISE_KNOWN = _raising(Update), _raising(Update, _by_known)
-_first: dict[str, Any] = {"user_id": OWNER, "position": 2, "forgotten": 0}
-RAISE_OR_MAKE = raising_or_making(Insert(FEED).values(_first))
+RAISE_OR_MAKE = raising_or_making(Insert(FEED).values(user_id=OWNER, position=2, forgotten=0))
 MOVED, MOVED_KNOWN = step(_raising(_Raise)), step(_raising(_Raise, _by_known))
-_MOVED_OR_MADE = step(raising_or_making(_RaiseOrMake(FEED).values(_first)))
+_MOVED_OR_MADE = step(RAISE_OR_MAKE)
