@@ -152,7 +152,10 @@ class Gatherer:
             # Forgotten bit by bit, since a database may move.
             self._quickest = min(self._loop.time() - sent, self._quickest + 1e-5)
             rows = done.result().rows
-            answers = [rows] if len(calls) == 1 else _by_call(rows, len(calls))
+            answers = [rows] if len(calls) == 1 else [[] for _ in calls]
+            if len(calls) > 1:
+                for row in rows:
+                    answers[row[0]].append(row[1:])
             for call, answer in zip(calls, answers, strict=True):
                 if not call.rows.done():  # else whoever asked is gone
                     call.rows.set_result(Result(answer, len(answer)))
@@ -164,11 +167,3 @@ class Gatherer:
             for call in calls:
                 call.fail(error)
         self._flush_soon()
-
-
-def _by_call(rows: list[tuple[Any, ...]], count: int) -> list[list[tuple[Any, ...]]]:
-    """Return the rows of each call, by the number that they begin with."""
-    answers: list[list[tuple[Any, ...]]] = [[] for _ in range(count)]
-    for row in rows:
-        answers[row[0]].append(row[1:])
-    return answers
