@@ -248,15 +248,12 @@ def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
     changes: dict[str, Any] = {name: sa.bindparam("new_" + name) for name in fields}
     for name in {"title", "description"}.intersection(fields):
         changes[name + "_folded"] = sa.bindparam(name + "_folded")
-    if "completed" in fields:
-        since = sa.func.coalesce(task.completed_at, NOW)
-        completed = sa.bindparam("new_completed", type_=sa.Boolean())
-        changes["completed_at"] = sa.case((completed, since))
+    for name in {"completed", "deleted"}.intersection(fields):
+        is_so, since = sa.bindparam("new_" + name, type_=sa.Boolean()), task[name + "_at"]
+        changes[name + "_at"] = sa.case((is_so, sa.func.coalesce(since, NOW)))
     if changes.pop("deleted", None) is not None:
-        since = sa.func.coalesce(task.deleted_at, NOW)
-        trashed = sa.bindparam("new_deleted", type_=sa.Boolean())
-        changes["deleted_at"] = sa.case((trashed, since))
-        changes["idempotency_key"] = sa.case((sa.not_(trashed), task.idempotency_key))
+        kept = sa.not_(sa.bindparam("new_deleted", type_=sa.Boolean()))
+        changes["idempotency_key"] = sa.case((kept, task.idempotency_key))
     return changes
 
 
