@@ -20,7 +20,7 @@ from engines import BULK_DEADLINE
 from engines.spelling import one_of
 from errors import invalid
 from filters import Shape, matching
-from gathered import FRESH
+from gathered import FRESH, NEW
 from models import TASK, NumberList
 from queries import NOW, Query, filter_values, shape_of
 from recurrence import check, following
@@ -30,10 +30,8 @@ Nexts = Mapping[int, Sequence[str | None]]  # by the id of a task, what its next
 RULED: Final = ("recurrence", "due_date", "remind_at", "repeat_from")
 FOLLOWED: Final = ("id", "uid", "completed", *RULED)  # what the next one follows from
 _OWN: Final = ("uid", "due_date", "remind_at", "recurrence")  # that is in this order
-_SAME: Final = (
-    *("user_id", "title", "title_folded", "description", "description_folded", "priority"),
-    *("repeat_from", "tags", "order", "position"),
-)
+# What it has of the old one, but where it has its own.
+_SAME: Final = (*NEW, "user_id", "title_folded", "description_folded", "position")
 
 
 def nexts_of(tasks: Iterable[Mapping[str, Any]], change: TaskUpdate) -> Nexts:
