@@ -228,11 +228,9 @@ class _Connection:
 
     def close(self) -> None:
         """Close the socket, once the loop has forgotten it."""
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
-            self._fd = -1
-            self._raw.close()
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._raw.close()
 
 
 class Pool:
@@ -331,7 +329,7 @@ class Pool:
 
     def discard(self, connection: _Connection) -> None:
         """Close a connection that is of no more use."""
-        self._open.discard(connection)
+        self._open.remove(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         connection.close()
