@@ -1,5 +1,6 @@
 """The two databases, each behind a `Pool`: the result of one statement, or `Unavailable`."""
 
+from asyncio import Future
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -17,13 +18,15 @@ class Result(NamedTuple):
     touched: int
 
 
-class Owned(Protocol):
-    """A job of somebody."""
+class Job(Protocol):
+    """A statement of somebody's, until when it may wait, and the future of its result."""
 
     owner: Any
+    deadline: float
+    rows: Future[Result]
 
 
-J = TypeVar("J", bound=Owned)
+J = TypeVar("J", bound=Job)
 
 
 class Queue(dict[Any, deque[J]]):
@@ -49,3 +52,11 @@ class Queue(dict[Any, deque[J]]):
         jobs = [job for waiting in self.values() for job in waiting]
         self.clear()
         return jobs
+
+    def take_late(self, moment: float) -> list[J]:
+        """Take the jobs whose deadline is before that; forget those that nobody waits for."""
+        jobs = [job for job in self.take_all() if not job.rows.done()]
+        for job in jobs:
+            if job.deadline >= moment:
+                self.add(job)
+        return [job for job in jobs if job.deadline < moment]

@@ -255,7 +255,7 @@ class Pool:
         self._idle: list[_Connection] = []
         self._waiting: Queue[_Job] = Queue()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._ticker: asyncio.TimerHandle | None = None
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._away = False
         self.prepares = True  # until it turns out that what is prepared does not stay
 
@@ -278,12 +278,11 @@ class Pool:
         """
         job = _Job(sql, parameters, repeatable, deadline, waited, shared, writes or not repeatable)
         self._start(job)
-        if self._ticker is None:
-            self._ticker = job.loop.call_later(_TICK, self._tick)
         return job.rows
 
     async def close(self) -> None:
         """Close every connection."""
+        self._ticker.cancel()
         for job in self._waiting.take_all():
             job.fail(Unavailable())
         for task in list(self._connecting):
@@ -400,29 +399,25 @@ class Pool:
             self._away = False
             log.info("the database is back")
 
-    def _tick(self) -> None:
+    async def _tick(self) -> None:
         """Give up on every job that is past its deadline; one in flight keeps its connection."""
-        now = asyncio.get_running_loop().time()
-        for job in self._waiting.take_all():
-            if job.deadline - GRACE < now:
+        while True:
+            await asyncio.sleep(_TICK)
+            now = asyncio.get_running_loop().time()
+            for job in self._waiting.take_late(now + GRACE):
                 job.fail(Undone(NOT_IN_TIME))
-            elif not job.rows.done():
-                self._waiting.add(job)
-        if self._waiting and self._idle:  # two may have made way for more than two
-            self.release(self._idle.pop())
-        busy = [(connection, connection.job) for connection in self._open if connection.job]
-        for connection, job in busy:
-            if not connection.silent():  # uvloop tells of a reset once, maybe with an answer
-                connection.ready()
-            elif job.deadline + _FROZEN < now:
-                self.discard(connection)
-            elif job.deadline < now and not job.rows.done():
-                self.log_away(TimeoutError())
-                job.unsure = job.writes
-                job.fail(Unavailable())
-        self._ticker = None
-        if self._waiting or busy:
-            self._ticker = asyncio.get_running_loop().call_later(_TICK, self._tick)
+            if self._waiting and self._idle:  # two may have made way for more than two
+                self.release(self._idle.pop())
+            busy = [(connection, connection.job) for connection in self._open if connection.job]
+            for connection, job in busy:
+                if not connection.silent():  # uvloop tells of a reset once, maybe with an answer
+                    connection.ready()
+                elif job.deadline + _FROZEN < now:
+                    self.discard(connection)
+                elif job.deadline < now and not job.rows.done():
+                    self.log_away(TimeoutError())
+                    job.unsure = job.writes
+                    job.fail(Unavailable())
 
 
 async def _wait_for(fd: int, state: int) -> None:

@@ -95,16 +95,6 @@ class _Job:
         self.rows.set_exception(Unavailable() if code in _AWAY else outcome)
 
 
-class _Queue(Queue[_Job]):
-    def drop(self, now: float) -> None:
-        """Refuse what is past its deadline; forget that, and what nobody waits for any more."""
-        for job in self.take_all():
-            if job.deadline < now:
-                job.end(Unavailable(_BUSY))
-            if not job.rows.done():
-                self.add(job)
-
-
 @dataclass(eq=False)
 class _Worker:
     """What is under way on a connection: one job, or some writes together."""
@@ -151,7 +141,7 @@ class Pool:
         self._there = True  # when last looked for, a tick ago or less
         self._near: sqlite3.Connection | None = None
         self._late = 0.0  # when what runs on the loop is given up
-        self._reads, self._writes = _Queue(), _Queue()
+        self._reads, self._writes = Queue[_Job](), Queue[_Job]()
         self._workers = [_Worker() for _ in range(_READERS + 1)]
         *self._readers, self._writer = self._workers
         self._threads = ThreadPoolExecutor(len(self._workers), "sqlite")
@@ -218,8 +208,8 @@ class Pool:
     async def close(self) -> None:
         """Finish what is under way and close every connection."""
         self._closed = True
-        self._reads.drop(math.inf)
-        self._writes.drop(math.inf)
+        for job in (*self._reads.take_all(), *self._writes.take_all()):
+            job.end(Unavailable(_BUSY))
         self._asked.set()
         await self._writing
         await asyncio.to_thread(self._threads.shutdown)
@@ -331,7 +321,7 @@ class Pool:
     def _in_thread(self, work: Callable[..., Any], *values: Any) -> asyncio.Future[Any]:
         return self._loop.run_in_executor(self._threads, work, *values)
 
-    def _done(self, queue: _Queue, jobs: Sequence[_Job]) -> None:
+    def _done(self, queue: Queue[_Job], jobs: Sequence[_Job]) -> None:
         """Let go again what was stopped for another's sake, and answer the rest."""
         now = math.inf if self._closed else monotonic()
         again = [job for job in jobs if _code(job.outcome) in _LATE and now < job.deadline]
@@ -347,8 +337,8 @@ class Pool:
             await asyncio.sleep(_TICK)
             self._there = self._is_there()
             now = monotonic()
-            self._reads.drop(now)
-            self._writes.drop(now)
+            for job in (*self._reads.take_late(now), *self._writes.take_late(now)):
+                job.end(Unavailable(_BUSY))
             for worker in self._workers:
                 for job in worker.jobs:
                     if job.deadline + _GRACE < now:
