@@ -197,8 +197,8 @@ def overdue() -> ColumnElement[bool]:
     As text, a day sorts before the instants of that day, so of all that sorts before the present
     only today itself is not over.
     """
-    due = task.due_date
-    late = and_(not_(task.completed), due < bindparam("present"), due != bindparam("today"))
+    due, present = task.due_date, bindparam("present", type_=Text())
+    late = and_(not_(task.completed), due < present, due != func.substr(present, 1, 10))
     return func.coalesce(late, false(), type_=Boolean())
 
 

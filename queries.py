@@ -349,7 +349,7 @@ def bulk(
 
 def count_tasks(owner: str, wanted: TaskFilter) -> Query:
     """The numbers of all matches, of the completed, the pending and the overdue ones."""
-    values = filter_values(owner, wanted) | _present()
+    values = filter_values(owner, wanted) | {"present": timestamp(now())}
     return Query(_count(shape_of(wanted)), values, repeatable=True)
 
 
@@ -413,10 +413,5 @@ def shape_of(wanted: TaskFilter) -> Shape:
 def filter_values(owner: str, wanted: TaskFilter) -> dict[str, Any]:
     values: dict[str, Any] = {"owner": owner}
     if any(condition.column == "overdue" for condition in wanted.conditions):
-        values |= _present()
+        values["present"] = timestamp(now())
     return values | {f"p{place}": each.value for place, each in enumerate(wanted.conditions)}
-
-
-def _present() -> dict[str, str]:
-    present = timestamp(datetime.now(UTC))
-    return {"present": present, "today": present[:10]}
