@@ -181,11 +181,9 @@ class Database:
             except (OSError, DBAPIError, psycopg2.Error, sqlite3.Error, Unavailable) as error:
                 cause = getattr(error, "orig", error.__cause__) or error
                 reason = _first_line(cause)
-                if _is_final(cause):
-                    raise StartupError(f"DATABASE_URL: {self}: {reason}") from error
-                if time.monotonic() > deadline:
-                    waited = f"did not answer for {_PATIENCE:.0f} s"
-                    raise StartupError(f"DATABASE_URL: {self} {waited}: {reason}") from error
+                waited = "" if _is_final(cause) else f" did not answer for {_PATIENCE:.0f} s"
+                if not waited or time.monotonic() > deadline:
+                    raise StartupError(f"DATABASE_URL: {self}{waited}: {reason}") from error
             if reason != away:
                 log.warning("the database is away: %s", away := reason)
             await asyncio.sleep(0.5)
