@@ -31,7 +31,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from engines import Result, postgres, sqlite
 from engines.gather import Gatherer
-from engines.prepared import Prepared, Sql
+from engines.prepared import Prepared
 from engines.spelling import Citus, read_timestamp
 from errors import Conflict, Unauthorized, Unavailable
 from models import FEED, TASK
@@ -233,18 +233,14 @@ class Database:
 
     async def _run_alone(self, pool: postgres.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on PostgreSQL; that of several calls takes them as JSON."""
+        values = query.parameters  # with the owner, whose turn it is
         if query.each and query.many is not None:
             calls = [{"n": n, **compiled.parameters(one)} for n, one in enumerate(query.each)]
-            together = self._compiled(query.many)
-            sql: Sql = together.sql
-            # With the owner, whose turn it is.
-            parameters = together.parameters({**query.parameters, "calls": to_json(calls).decode()})
-        else:
-            sql = compiled.prepared if query.planned_once else compiled.sql
-            parameters = compiled.parameters(query.parameters)
+            compiled = self._compiled(query.many)
+            values = {**values, "calls": to_json(calls).decode()}
         return await pool.run(
-            sql,
-            parameters,
+            compiled.prepared if query.planned_once else compiled.sql,
+            compiled.parameters(values),
             repeatable=query.repeatable,
             deadline=query.deadline,
             writes=query.raises is not None,
