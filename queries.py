@@ -101,14 +101,12 @@ class Target(NamedTuple):
 
     def found(self) -> sa.ColumnElement[bool]:
         """Return the condition."""
-        column = task[self.key.removeprefix("task_")]
-        guard = one_of(task.version, sa.bindparam("versions", type_=NumberList))
-        return sa.and_(
-            OWNED,
-            column == sa.bindparam(self.key),
-            *([] if self.trash else [by_key(LIVE)]),
-            *([guard] if self.guarded else []),
-        )
+        found = sa.and_(OWNED, task[self.key.removeprefix("task_")] == sa.bindparam(self.key))
+        if not self.trash:
+            found &= by_key(LIVE)
+        if self.guarded:
+            found &= one_of(task.version, sa.bindparam("versions", type_=NumberList))
+        return found
 
 
 _GATHERED = Target("task_id")
