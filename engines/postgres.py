@@ -357,13 +357,12 @@ class Pool:
             task.add_done_callback(self._connecting.discard)
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         raw = None
         try:
             async with asyncio.timeout(DEADLINE):
                 # Name resolution blocks, so this first step has a thread.
-                raw = await loop.run_in_executor(
-                    None, lambda: psycopg2.connect(self._dsn, async_=1, **self._options)
+                raw = await asyncio.to_thread(
+                    psycopg2.connect, self._dsn, async_=1, **self._options
                 )
                 while (state := raw.poll()) != POLL_OK:
                     # libpq may have gone on to another host, and so to another socket.
