@@ -124,8 +124,7 @@ class _Connection:
         register_type(_TIMESTAMP, raw)
         self._cursor = raw.cursor()
         self._fd: int = raw.fileno()
-        self._prepared: set[str] = set()
-        self._unsure: set[str] = set()  # which of these may not be
+        self._prepared: dict[str, bool] = {}  # by name; False where it may not be
         self._writing = False
         self._poller = select.poll()
         self._poller.register(self._fd, select.POLLIN)
@@ -185,15 +184,14 @@ class _Connection:
         code = getattr(error, "pgcode", None) or ""
         name = job.sql.name if isinstance(job.sql, Prepared) else ""
         if error and job.verb == "PREPARE":  # nobody knows whether it is prepared now
-            self._unsure.add(name)
+            self._prepared[name] = False
         if error is None:
             self._pool.log_back()
             self._deliver(job)
         elif code in _ROLLED_BACK:
             self._pool.send_again(job)
-        elif name in self._unsure and code == "26000":  # so it is not
-            self._unsure.remove(name)
-            self._prepared.remove(name)
+        elif code == "26000" and not self._prepared.get(name, True):  # so it is not
+            del self._prepared[name]
             self._pool.send_again(job)
         elif code in _UNPREPARED and job.verb in ("PREPARE", "EXECUTE"):
             self._pool.prepares = False

@@ -25,7 +25,7 @@ class Prepared:
 Sql = str | Prepared
 
 
-def spelt(sql: Sql, prepared: set[str] | None) -> str:
+def spelt(sql: Sql, prepared: dict[str, bool] | None) -> str:
     """Return what to send where these are `prepared`, and note it; None: where nothing stays so."""
     if isinstance(sql, str):
         return sql
@@ -33,5 +33,5 @@ def spelt(sql: Sql, prepared: set[str] | None) -> str:
         return sql.plain
     if sql.name in prepared:
         return sql.again
-    prepared.add(sql.name)
+    prepared[sql.name] = True
     return sql.first
