@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 # touch all that a user has.
 DEADLINE: Final = 4.0
 BULK_DEADLINE: Final = 30.0
+TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
 
 
 class Result(NamedTuple):

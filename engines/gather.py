@@ -14,7 +14,7 @@ from typing import Any, Final
 import psycopg2
 from pydantic_core import to_json
 
-from engines import DEADLINE, Result
+from engines import DEADLINE, TICK, Result
 from engines.postgres import GRACE, NOT_IN_TIME, Pool, Undone
 from engines.prepared import Sql
 
@@ -70,14 +70,11 @@ class Gatherer:
         return await call.rows
 
     def _expire(self) -> None:
-        """Answer who has waited in vain, and look again when the next one will have."""
+        """Answer who has waited in vain, and look again as long as there are others."""
         latest = self._loop.time() - DEADLINE + GRACE
         while self._waiting and self._waiting[0].since <= latest:
             self._waiting.popleft().fail(Undone(NOT_IN_TIME))
-        self._expiry = None
-        if self._waiting:
-            due = self._waiting[0].since + DEADLINE - GRACE
-            self._expiry = self._loop.call_at(due, self._expire)
+        self._expiry = self._loop.call_later(TICK, self._expire) if self._waiting else None
 
     def _flush_soon(self) -> None:
         if self._flushing or not self._waiting or self._in_flight >= IN_FLIGHT:

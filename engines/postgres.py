@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_WRITE, new_type, parse_dsn, register_type
 
-from engines import DEADLINE, Queue, Result
+from engines import DEADLINE, TICK, Queue, Result
 from engines.prepared import Prepared, Sql, spelt
 from engines.spelling import read_timestamp
 from errors import Unavailable
@@ -27,7 +27,6 @@ _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is tak
 _SMALL: Final = 4096  # bytes of a statement that libpq writes at once
 _FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
 _MANY: Final = 100  # rows
-_TICK: Final = 0.2  # seconds between two looks at the deadlines
 # What the URL does not say. The kernel gives up on a peer that died without a word.
 _DEFAULTS: Final = {
     "client_encoding": "UTF8",
@@ -399,7 +398,7 @@ class Pool:
     async def _tick(self) -> None:
         """Give up on every job that is past its deadline; one in flight keeps its connection."""
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(TICK)
             now = asyncio.get_running_loop().time()
             for job in self._waiting.take_late(now + GRACE):
                 job.fail(Undone(NOT_IN_TIME))

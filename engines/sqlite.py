@@ -17,14 +17,13 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from engines import DEADLINE, Queue, Result
+from engines import DEADLINE, TICK, Queue, Result
 from errors import Unavailable
 
 Parameters = Mapping[str, Any]
 Step = tuple[str, Parameters]  # what goes before or after a statement, in one transaction
 
 _READERS: Final = 4
-_TICK: Final = 0.2  # seconds between two looks at the deadlines, also while waiting for a lock
 _PAUSE: Final = 0.001  # seconds between two attempts to lock the file; uvloop knows no less
 _GRACE: Final = 0.6  # seconds past its deadline in which an interrupted statement has ended
 _NEAR: Final = 0.002  # seconds that a read may take on the loop
@@ -46,7 +45,7 @@ _SILENT: Final = "The disk does not answer; whether this was done is not known."
 
 def connect(path: str) -> sqlite3.Connection:
     """Open the database file as this service wants it: autocommit, WAL, every write on disk."""
-    connection = sqlite3.connect(path, timeout=_TICK, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=TICK, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     # 16 MB: with the 2 that are SQLite's default, many users at once put each other's pages out.
@@ -334,7 +333,7 @@ class Pool:
     async def _tick(self) -> None:
         """Stop what is late, in time for its answer."""
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(TICK)
             self._there = self._is_there()
             now = monotonic()
             for job in (*self._reads.take_late(now), *self._writes.take_late(now)):
