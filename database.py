@@ -95,6 +95,8 @@ class _Compiled:
     """A statement as the driver takes it, and what it takes and gives instead of our values."""
 
     def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
+        if isinstance(statement, sqlalchemy.Executable) and dialect.name == "sqlite":
+            statement = statement.get_execution_options().get("on_sqlite", statement)
         compiled = statement.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)
         self.sql = compiled.string
@@ -198,8 +200,7 @@ class Database:
         """
         if self._pending >= QUEUE:
             raise Unavailable("Too many requests are waiting for the database.")
-        there = query.on_sqlite if self._file else None
-        compiled = self._compiled(query.statement if there is None else there)
+        compiled = self._compiled(query.statement)
         self._pending += 1
         try:
             if isinstance(self._pool, sqlite.Pool):

@@ -38,13 +38,12 @@ _LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
 class Query(NamedTuple):
     """A statement, its parameters, and whether sending it twice does no harm."""
 
-    statement: sa.ClauseElement
+    statement: sa.ClauseElement  # SQLite runs its execution option `on_sqlite` if there is one
     parameters: Mapping[str, Any]
     repeatable: bool = False
     many: sa.ClauseElement | None = None  # the same for many callers at once, see `gathered.py`
     planned_once: bool = False  # since one plan is good for everybody, however much they have
     deadline: float = DEADLINE  # seconds
-    on_sqlite: sa.ClauseElement | None = None  # the statement there, if it is another
     raises: sa.ClauseElement | None = None  # what SQLite runs before it, in one transaction
     then: sa.ClauseElement | None = None  # and after it
     each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
@@ -182,8 +181,7 @@ def delete_task(owner: str, ref: Ref, versions: Versions = None, *, forever: boo
     if not forever:
         return update_task(owner, ref, TaskUpdate(deleted=True), versions)
     one, values = _target(owner, ref, versions, trash=True)
-    purge, there = _purge(one)
-    return Query(purge, values | {"now": now()}, on_sqlite=there, raises=RAISE)
+    return Query(_purge(one), values | {"now": now()}, raises=RAISE)
 
 
 @lru_cache(maxsize=32)
@@ -209,15 +207,15 @@ def _changed(one: Target, values: dict[str, Any], may: sa.ColumnElement[bool]) -
 
 
 @lru_cache(maxsize=32)
-def _purge(one: Target) -> tuple[sa.ClauseElement, sa.ClauseElement]:
+def _purge(one: Target) -> sa.ClauseElement:
     return purging(one.found(), shown=True)
 
 
 def purging(
     found: sa.ColumnElement[bool], moved: Any = MOVED, *, shown: bool = False
-) -> tuple[sa.ClauseElement, sa.ClauseElement]:
+) -> sa.ClauseElement:
     """Return what deletes all that is found for good, shown or else counted, and writes it down;
-    and the same for SQLite, where a trigger does that.
+    on SQLite a trigger does that.
     """
     which = sa.and_(found, task.user_id == moved.c.user_id)
     deleted = sa.delete(TASK).where(which).returning(*ROW, moved.c.position).cte("deleted")
@@ -226,10 +224,8 @@ def purging(
     buried = insert(GONE).from_select([*told, "gone_at"], rows).cte("buried")
     columns = [deleted.c[column.name] for column in ROW] if shown else [sa.func.count()]
     there = sa.delete(TASK).where(found)
-    return (
-        sa.select(*columns).select_from(deleted).add_cte(buried),
-        there.returning(*ROW) if shown else there,
-    )
+    purge = sa.select(*columns).select_from(deleted).add_cte(buried)
+    return purge.execution_options(on_sqlite=there.returning(*ROW) if shown else there)
 
 
 def _target(
@@ -329,8 +325,7 @@ def delete_tasks(owner: str, wanted: TaskFilter, known: Positions = None) -> Que
     """
     if not any(condition.column == "deleted" for condition in wanted.conditions):
         return update_tasks(owner, wanted, TaskUpdate(deleted=True), known)
-    query = bulk(lambda *shape: _purge_all(*shape)[0], owner, wanted, known, {"now": now()})
-    return query._replace(on_sqlite=_purge_all(shape_of(wanted), known is not None)[1])
+    return bulk(_purge_all, owner, wanted, known, {"now": now()})
 
 
 def bulk(
@@ -393,7 +388,7 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], ruled: boo
 
 
 @lru_cache(maxsize=32)
-def _purge_all(shape: Shape, guarded: bool) -> tuple[sa.ClauseElement, sa.ClauseElement]:
+def _purge_all(shape: Shape, guarded: bool) -> sa.ClauseElement:
     return purging(matching(shape), MOVED_KNOWN if guarded else MOVED)
 
 

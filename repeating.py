@@ -71,8 +71,8 @@ def with_next(query: Query, nexts: Nexts) -> Query:
     if not isinstance(query.statement, sa.Update):  # a change of nothing
         return query
     values = {**query.parameters, "nexts": nexts, "repeating": list(nexts)}
-    together, there = _with_next(query.statement)
-    return query._replace(statement=together, parameters=values, on_sqlite=there, then=_next_there)
+    together = _with_next(query.statement)
+    return query._replace(statement=together, parameters=values, then=_next_there)
 
 
 # ---- as SQL
@@ -113,8 +113,8 @@ _next_there = _next(TASK)  # a statement of its own on SQLite, which has no step
 
 
 @lru_cache(maxsize=64)
-def _with_next(change: sa.Update) -> tuple[sa.ClauseElement, sa.Update]:
-    """Return a change, whose last step makes the next tasks; and the change that SQLite makes.
+def _with_next(change: sa.Update) -> sa.ClauseElement:
+    """Return a change, whose last step makes the next tasks; on SQLite, the change alone.
 
     What comes back is what the change returns, or else how many tasks it has touched.
     """
@@ -123,4 +123,5 @@ def _with_next(change: sa.Update) -> tuple[sa.ClauseElement, sa.Update]:
     more = (column for column in task if column.name not in returned)
     old = marked.returning(*more).cte("changed")
     shown: Any = [old.c[str(column.key)] for column in returned] or [sa.func.count()]
-    return sa.select(*shown).select_from(old).add_cte(_next(old).cte("made")), marked
+    together = sa.select(*shown).select_from(old).add_cte(_next(old).cte("made"))
+    return together.execution_options(on_sqlite=marked)

@@ -32,7 +32,7 @@ _before = bindparam("before", type_=task.deleted_at.type)
 _old = task.deleted_at < _before
 _whose_trash = select(task.user_id).where(_old).order_by(task.deleted_at).limit(1)
 _some = OWNED & _old & task.id.in_(select(task.id).where(OWNED, _old).limit(_STEP))
-_empty, _empty_there = purging(_some)
+_empty = purging(_some)
 
 _told: ColumnElement[bool] = (gone.user_id == OWNER) & (gone.gone_at < _before)
 _whose_gone = select(gone.user_id).where(gone.gone_at < _before).order_by(gone.gone_at).limit(1)
@@ -41,8 +41,8 @@ _these = _told & gone.id.in_(_few)
 _latest = select(func.max(gone.position)).where(_these).scalar_subquery()
 _later = case((_latest > feed.forgotten, _latest), else_=feed.forgotten)
 _remember = update(FEED).where(feed.user_id == OWNER).values(forgotten=_later)
-_forget_there = delete(GONE).where(_these)
-_forget = _remember.add_cte(_forget_there.cte("forgotten"))
+_forgotten = delete(GONE).where(_these)
+_forget = _remember.add_cte(_forgotten.cte("forgotten")).execution_options(on_sqlite=_forgotten)
 
 
 async def keep_emptying(database: Database) -> None:
@@ -59,11 +59,8 @@ async def keep_emptying(database: Database) -> None:
 async def empty(database: Database) -> None:
     """Take every step that there is to take now."""
     before = {"before": now() - _KEPT}
-    for whose, step, there, raises in (
-        (_whose_trash, _empty, _empty_there, RAISE),
-        (_whose_gone, _forget, _forget_there, _remember),
-    ):
+    for whose, step, raises in ((_whose_trash, _empty, RAISE), (_whose_gone, _forget, _remember)):
         while rows := (await database.run(Query(whose, before, repeatable=True))).rows:
             values = {"owner": rows[0][0], "now": now(), **before}
-            await database.run(Query(step, values, on_sqlite=there, raises=raises))
+            await database.run(Query(step, values, raises=raises))
             await asyncio.sleep(_PAUSE)

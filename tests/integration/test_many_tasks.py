@@ -197,8 +197,7 @@ def plan(connection: Any, query: Query) -> list[dict[str, Any]]:
 
 def plan_of_sqlite(connection: Any, query: Query) -> list[tuple[int, str]]:
     """Return the steps that SQLite takes, each after the number of what it is a part of."""
-    statement = query.on_sqlite if query.on_sqlite is not None else query.statement
-    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+    compiled = query.statement.compile(dialect=sqlite.dialect(paramstyle="named"))
     given = {**compiled.params, **query.parameters}
     structures = {name: value for name, value in given.items() if isinstance(value, list | dict)}
     given |= {name: json.dumps(value) for name, value in structures.items()}
@@ -278,7 +277,8 @@ def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) 
     """Not for each of the user's tasks by a look at all that are made: 3,000 took 16 seconds."""
     completed = TaskUpdate(completed=True)
     query = with_next(queries.update_tasks("heavy", TaskFilter(), completed, ruled=True), {})
-    steps = [step for _, step in plan_of_sqlite(connection, query._replace(on_sqlite=query.then))]
+    assert query.then is not None
+    steps = [step for _, step in plan_of_sqlite(connection, query._replace(statement=query.then))]
     assert steps[1:] == ["SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"]
 
 
