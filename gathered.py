@@ -84,10 +84,9 @@ LIST = (
 
 # Raised in the order of their users, so that two of these never wait for each other.
 # As arrays, since the planner takes a list of unknown length for a reason to read the whole table.
-_callers = sa.select(_one_call.c.owner).scalar_subquery()
 _held = (
     sa.select(feed.user_id)
-    .where(feed.user_id == sa.any_(sa.func.array(_callers)))
+    .where(feed.user_id == sa.any_(sa.func.array(sa.select(_one_call.c.owner).scalar_subquery())))
     .order_by(feed.user_id)
     .with_for_update()
     .cte("held")
