@@ -191,7 +191,7 @@ def _read(one: Target) -> sa.ClauseElement:
 
 @lru_cache(maxsize=32)
 def _update(one: Target, fields: tuple[str, ...], ruled: bool) -> sa.ClauseElement:
-    return _changed(one, set_clause(fields), sa.true() if ruled else settled(fields))
+    return _changed(one, _set_clause(fields), sa.true() if ruled else settled(fields))
 
 
 @lru_cache(maxsize=32)
@@ -237,8 +237,7 @@ def _target(
     return Target(key, versions is not None, trash), {"owner": owner, key: ref, **guard}
 
 
-def set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
-    """Return the SET clause for `fields`."""
+def _set_clause(fields: tuple[str, ...]) -> dict[str, Any]:
     changes: dict[str, Any] = {name: sa.bindparam("new_" + name) for name in fields}
     for name in {"title", "description"}.intersection(fields):
         changes[name + "_folded"] = sa.bindparam(name + "_folded")
@@ -384,7 +383,7 @@ def _update_all(shape: Shape, guarded: bool, fields: tuple[str, ...], ruled: boo
     if not ruled:
         touched["version"] = random_number() * or_nothing(settled(fields))
     found = sa.and_(matching(shape), task.user_id == moved.c.user_id)
-    return sa.update(TASK).where(found).values(set_clause(fields) | touched)
+    return sa.update(TASK).where(found).values(_set_clause(fields) | touched)
 
 
 @lru_cache(maxsize=32)
