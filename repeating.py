@@ -104,7 +104,7 @@ def _next(old: Any) -> Any:
     }
     # Only the owner's tasks are read, and so marked.
     this = old.c.id == sa.cast(_new.c.key, sa.BigInteger)
-    rows = sa.select(*values.values()).where(this, old.c.repeated_at == NOW)
+    rows = sa.select(*values.values()).where(this, old.c.repeated_at == NOW).order_by(old.c.id)
     made = insert(TASK).from_select(list(values), rows, include_defaults=False)
     return made.on_conflict_do_nothing(index_elements=[task.user_id, task.uid])
 

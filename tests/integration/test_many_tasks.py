@@ -279,7 +279,8 @@ def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) 
     query = with_next(queries.update_tasks("heavy", TaskFilter(), completed, ruled=True), {})
     assert query.then is not None
     steps = [step for _, step in plan_of_sqlite(connection, query._replace(statement=query.then))]
-    assert steps[1:] == ["SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"]
+    by_id = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
+    assert steps[1:] == [by_id, "USE TEMP B-TREE FOR ORDER BY"]
 
 
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)

@@ -223,6 +223,16 @@ def test_a_bulk_completion_makes_the_next_of_each_and_no_other(
     assert len(page["changes"]) == 7 + 4  # all of it is one change
 
 
+def test_the_next_tasks_of_a_bulk_completion_are_in_the_order_of_the_old(
+    client: httpx2.Client, tasks: str
+) -> None:
+    mine = [create(client, tasks, title=f"{n}", **DAILY) for n in range(9)]
+    for task in (mine[4], mine[2]):  # so that their rows are elsewhere
+        client.patch(task["url"], json={"order": 1})
+    assert client.patch(tasks, json={"completed": True}).json() == {"updated": 9}
+    assert [each["title"] for each in pending(client, tasks)] == list("876543210")
+
+
 def test_a_bulk_completion_of_repeating_tasks_honours_if_match(
     client: httpx2.Client, tasks: str
 ) -> None:
