@@ -4,7 +4,7 @@ import json
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from auth import Owners
@@ -59,7 +59,6 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
     """Return `/mcp`; `of` has the routes of the current user's tasks and of a named one's."""
     routes: list[Json] = [{getattr(it, "name", ""): it for it in mount.routes} for mount in of]
 
-    # Before `speak`: while that goes on, what looks whether its client waits would take the body.
     async def admit(request: Request) -> bytes:
         page, host = (request.headers.get(name, "") for name in ("origin", "host"))
         if page and not cors.is_allowed_origin(page) and not page.endswith(f"://{host}"):
@@ -72,9 +71,9 @@ def build_mcp(owners: Owners, issuer: str | None, cors: Cors, *of: APIRouter) ->
             raise
         return await read_bytes(request)
 
-    async def speak(request: Request, body: Annotated[bytes, Depends(admit)]) -> Response:
+    async def speak(request: Request) -> Response:
         try:
-            call = _Call.model_validate_json(agents.to_json(request, body))
+            call = _Call.model_validate_json(agents.to_json(request, await admit(request)))
         except ValidationError as invalid:
             code = -32700 if invalid.errors()[0]["type"] == "json_invalid" else -32600
             return json_answer(*_error(400, code, "The body must be one JSON-RPC 2.0 message."))

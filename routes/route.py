@@ -23,18 +23,22 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from door import transport_of
 from engines import DEADLINE
 from errors import ApiError, InvalidInput, Unavailable, from_pydantic
 from fields import NO_USER, WORDS
 
 MAX_BODY = 256 * 1024  # bytes
+# Bytes of a body past which uvicorn stops reading, and goes on, to see the client go, only while
+# somebody waits for more.
+_AT_ONCE = 64 * 1024
 _USUAL = 256  # bytes of a query string that is remembered
 _FEW = 200  # tasks that are asked for at most
 _LONG = 128 * 1024  # bytes of an answer
 _CALLERS = 4096  # of whom each address remembers whether their answers are long
 _LONG_AT_ONCE = 2  # of one caller
 _LONG_TOGETHER = 4  # of all callers of an address
-_SOON = 0.2  # seconds after which it is worth looking whether the client still waits
+_SOON = 0.2  # seconds between two looks whether clients still wait
 _GRACE = 0.8  # seconds past its deadline in which a statement has ended and said why
 
 
@@ -184,49 +188,38 @@ class _Turns:
 
 
 class _Wanted:
-    """Gives up an answer once its client has gone: what waits is not begun then.
-
-    uvicorn tells that to whoever asks: a task for each answer that takes longer than `_SOON`.
-    """
+    """Gives up an answer once its client has gone: what waits is not begun then."""
 
     def __init__(self) -> None:
-        self._recent: dict[asyncio.Task[Any], tuple[Request, float]] = {}  # the oldest first
-        self._watched: dict[asyncio.Task[Any], asyncio.Task[None]] = {}
-        self._ticking = False
+        self._clients: dict[asyncio.Task[Any], Any] = {}  # the transport of each, by who answers
+        self._slow: set[asyncio.Task[Any]] = set()  # those that were there at the last look
+        self._looking = False
 
     async def run(self, call: Coroutine[Any, Any, Response], request: Request) -> Response:
         """Return the answer that `call` makes."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task
-        self._recent[task] = request, loop.time()
-        if not self._ticking:
-            self._ticking = bool(loop.call_later(_SOON, self._tick))
+        self._clients[task] = transport_of(request.receive)
+        if not self._looking:
+            self._looking = bool(loop.call_later(_SOON, self._look))
         try:
             return await call
         except asyncio.CancelledError:
-            watcher = self._watched.get(task)
-            if watcher is None or not watcher.done() or task.uncancel():
+            if task in self._clients or task.uncancel():
                 raise
             return Response(status_code=499)  # nobody reads it; the log says what happened
         finally:
-            if not self._recent.pop(task, None):
-                self._watched.pop(task).cancel()
+            self._clients.pop(task, None)
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
+        for task in self._slow & self._clients.keys():
+            if (client := self._clients[task]) and client.is_closing():
+                del self._clients[task]
+                task.cancel()
+        self._slow = set(self._clients)
         loop = asyncio.get_running_loop()
-        for task, (request, began) in list(self._recent.items()):
-            if began > loop.time() - _SOON:
-                break
-            del self._recent[task]
-            self._watched[task] = loop.create_task(_cancel_when_gone(task, request))
-        self._ticking = bool(self._recent and loop.call_later(_SOON, self._tick))
-
-
-async def _cancel_when_gone(task: asyncio.Task[Any], request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+        self._looking = bool(self._clients and loop.call_later(_SOON, self._look))
 
 
 class _Arguments:
@@ -321,4 +314,6 @@ async def read_bytes(request: Request) -> bytes:
         if len(body) > MAX_BODY:
             raise ApiError(413, f"The body is larger than {MAX_BODY // 1024} KiB.")
         more = message.get("more_body", False)
+    if len(body) > _AT_ONCE:
+        request.scope["waiting"] = asyncio.ensure_future(request.receive())
     return body

@@ -44,6 +44,20 @@ def test_a_create_whose_client_hung_up_before_its_turn_makes_nothing(
     assert titles.count("never") <= 10  # those that the database had been given already
 
 
+def test_a_client_that_hung_up_after_a_large_body_is_seen_to_have_gone(
+    own: Service, new_database: Database
+) -> None:
+    body = json.dumps([{"title": "never", "description": "d" * 9000}] * 8).encode()
+    head = b"POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    with locked(new_database.url):
+        with contextlib.closing(socket.create_connection(("127.0.0.1", own.port))) as connection:
+            connection.sendall(head + body[:1])
+            time.sleep(0.1)  # so that what is left comes in one piece, after which uvicorn pauses
+            connection.sendall(body[1:])
+        wait_until(lambda: "POST /api/tasks 499" in own.log, "it is given up")
+
+
 def test_what_looks_whether_an_agent_still_waits_does_not_take_its_body(
     new_database: Database, tmp_path: Path
 ) -> None:
