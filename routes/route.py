@@ -9,7 +9,6 @@ document and the hook stay FastAPI's own ("Custom Request and APIRoute class").
 import asyncio
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Annotated, Any
@@ -146,19 +145,15 @@ class _Turns:
     """
 
     def __init__(self) -> None:
-        # By a hash of path and token, the first first.
-        self._callers: OrderedDict[int, _Caller] = OrderedDict()
+        # By a hash of path and token.
+        self._caller = lru_cache(maxsize=_CALLERS)(lambda _: _Caller())
         self._together = asyncio.Semaphore(_LONG_TOGETHER)
 
     async def take(self, request: Request, call: Coroutine[Any, Any, Response]) -> Response:
         """Return the answer, made in its turn; 503 if that is too late."""
         headers = request.scope["headers"]
         token = next((value for name, value in headers if name == b"authorization"), b"")
-        key = hash((request.scope["path"], token))
-        if (caller := self._callers.get(key)) is None:
-            caller = self._callers[key] = _Caller()
-            if len(self._callers) > _CALLERS:
-                self._callers.popitem(last=False)
+        caller = self._caller(hash((request.scope["path"], token)))
         if caller.long is None and not caller.turn.locked():  # nobody to wait for
             async with caller.turn:
                 response = await call
