@@ -108,35 +108,30 @@ def rule(error: Mapping[str, Any]) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _field_error(where: str, field: str, message: str) -> dict[str, str]:
-    """Return one entry of a problem's `errors`; `where` is body, path, query or header."""
-    # An unknown field is named by the client: keep the answer short and valid Unicode.
-    field = field.encode("utf-8", "backslashreplace").decode()[:100]
-    return {"field": field, "message": message, "in": where}
-
-
 def invalid(where: str, field: str, message: str, status: int = 422) -> InvalidInput:
-    """Return the refusal of one field."""
-    return InvalidInput([_field_error(where, field, message)], status)
+    """Return the refusal of one field; `where` is body, path, query or header."""
+    return InvalidInput([{"field": field, "message": message, "in": where}], status)
 
 
 def from_pydantic(
     where: str, errors: Iterable[Mapping[str, Any]], name: str = ""
 ) -> list[dict[str, str]]:
     """Return the entries for Pydantic's errors about body or query, or about a parameter `name`."""
-    return [_entry(where, error, name) for error in errors]
-
-
-def _entry(where: str, error: Mapping[str, Any], name: str) -> dict[str, str]:
-    if where != "query" or not error["loc"]:
-        place = ".".join(str(part) for part in error["loc"] if part not in (ONE, MANY))
-        return _field_error(where, name or place or where, rule(error))
-    message = rule(error)
-    if error["type"] == "extra_forbidden":
-        message = "is not a parameter of this call, or another spelling of it is there too"
-    elif isinstance(error["input"], list) and "" not in error["input"]:  # that is wrong itself
-        message = "must be given only once"
-    return _field_error(where, str(error["loc"][0]), message)
+    entries = []
+    for error in errors:
+        field = ".".join(str(part) for part in error["loc"] if part not in (ONE, MANY)) or where
+        message = rule(error)
+        if where == "query" and error["loc"]:
+            field = str(error["loc"][0])
+            if error["type"] == "extra_forbidden":
+                message = "is not a parameter of this call, or another spelling of it is there too"
+            # What is empty is wrong itself.
+            elif isinstance(error["input"], list) and "" not in error["input"]:
+                message = "must be given only once"
+        # An unknown field is named by the client: keep the answer short and valid Unicode.
+        field = field.encode("utf-8", "backslashreplace").decode()[:100]
+        entries.append({"field": name or field, "message": message, "in": where})
+    return entries
 
 
 def content(error: ApiError, request_id: str) -> dict[str, Any]:
