@@ -174,8 +174,8 @@ async def _http_exception(request: Request, exc: HTTPException) -> Response:
     return problem(request, ApiError(exc.status_code, detail))
 
 
-async def _unexpected(request: Request, _: Exception) -> Response:
-    return problem(request, ApiError(500, SORRY))
+async def _unexpected(_: Request, error: Exception) -> Response:
+    raise error  # which the envelope answers
 
 
 # What the app is made with.

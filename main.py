@@ -57,8 +57,8 @@ class Envelope:
     """What every request gets: an id, a log line, HEAD where GET is, a path without last slash,
     CORS, and a problem for an error that nothing else has caught.
 
-    It is around Starlette's middleware, not one of it, for the outermost of that answers such an
-    error: without CORS headers a browser would report a CORS failure instead.
+    It is around Starlette's middleware, not one of it, for the outermost of that would answer such
+    an error: without CORS headers a browser would report a CORS failure instead.
     """
 
     def __init__(
@@ -128,15 +128,13 @@ class Envelope:
             else:
                 await self.app(inner, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
-            if status not in (0, 500):
+            if status:
                 raise
             if isinstance(error, asyncio.CancelledError):  # uvicorn's time to end is up
                 error = errors.Unavailable(_STOPPING)
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
                 error = ApiError(500, errors.SORRY)
-            if status:  # so Starlette has answered, which raises it all the same
-                return
             if method == "OPTIONS":
                 added += self.cors.allow(headers.get(b"origin"))
             await errors.problem(Request(inner), error)(inner, receive, send_with_id)
