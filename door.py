@@ -85,25 +85,19 @@ class Door:
         return True
 
 
-def _announces_body(headers: Headers) -> bool:
-    return b"transfer-encoding" in headers or bool(headers.get(b"content-length", b"").strip(b"0"))
+async def not_lost(
+    scope: Scope, headers: Headers, receive: Receive
+) -> tuple[Receive, list[tuple[bytes, bytes]]]:
+    """Return where the body of a request to upgrade comes from, or raise 400 where it is lost; and
+    what its answer has to say: without a body, that nothing more is read.
 
-
-def loses_what_follows(scope: Scope, headers: Headers) -> bool:
-    """Return whether what a client sends after this request may be lost, and in mid-request.
-
-    httptools ends at a request to upgrade: it drops the rest of the packet, and would read the next
+    httptools ends at such a request: it drops the rest of the packet, and would read the next
     packet as a request, though it may be the body of one that was dropped.
     """
-    if b"upgrade" not in headers or _announces_body(headers):
-        return False
-    return any(b"upgrade" in it.lower() for name, it in scope["headers"] if name == b"connection")
-
-
-async def not_lost(headers: Headers, receive: Receive) -> Receive:
-    """Return where the body of a request to upgrade comes from, or raise 400 where it is lost."""
-    if not _announces_body(headers):
-        return receive
+    if b"transfer-encoding" not in headers and not headers.get(b"content-length", b"").strip(b"0"):
+        said = [value.lower() for name, value in scope["headers"] if name == b"connection"]
+        ends = any(b"upgrade" in each for each in said)
+        return receive, [(b"connection", b"close")] if ends else []
     first = await receive()
     if not first.get("body") and not first.get("more_body"):
         detail = "The body was lost, since the request asks to upgrade the connection."
@@ -113,7 +107,7 @@ async def not_lost(headers: Headers, receive: Receive) -> Receive:
     async def again() -> Message:
         return came.pop() if came else await receive()
 
-    return again
+    return again, []
 
 
 class Cors(CORSMiddleware):

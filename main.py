@@ -27,7 +27,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import LARGE, Cors, Door, Readers, loses_what_follows, not_lost, transport_of
+from door import LARGE, Cors, Door, Readers, not_lost, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -97,8 +97,6 @@ class Envelope:
             inner["path"] = path[:-1]
         if method != "OPTIONS":
             added += self.cors.allow(headers.get(b"origin"))
-        if loses_what_follows(scope, headers):
-            added.append((b"connection", b"close"))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -119,7 +117,8 @@ class Envelope:
 
         try:
             if b"upgrade" in headers:  # before a refusal that leaves the line open
-                receive = await not_lost(headers, receive)
+                receive, closing = await not_lost(scope, headers, receive)
+                added += closing
             self.door.admit(scope, headers, transport)
             if method == "OPTIONS":
                 await self.cors(inner, receive, send_with_id)
