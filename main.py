@@ -181,18 +181,18 @@ def create_app(settings: Settings) -> FastAPI:
 
     cors = Cors(
         Response(),  # until the envelope has the app
-        allow_origins=settings.origins,
-        allow_origin_regex=None if settings.origins else _THIS_MACHINE,
+        allow_origins=settings.cors_origins,
+        allow_origin_regex=None if settings.cors_origins else _THIS_MACHINE,
         allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
         allow_headers=("*",),
         # Many pages send them; no cookie is read here.
-        allow_credentials="*" not in settings.origins,
+        allow_credentials="*" not in settings.cors_origins,
         allow_private_network=True,  # a public page may call a service in a private network
         expose_headers=sorted(openapi.HEADERS.keys() - {"WWW-Authenticate"}),
         max_age=7200,
     )
-    open_to_all = settings.auth_on or "*" in settings.origins
-    door = Door(None if open_to_all else settings.origins)
+    open_to_all = settings.auth_on or "*" in settings.cors_origins
+    door = Door(None if open_to_all else settings.cors_origins)
     path = "/api/{user_id:user}/tasks"
     refused = (401, 403) if owners.tokens else ()  # without a good token, with another user's
     named = build_router(database, owners.named, path, refused, live)
@@ -259,7 +259,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _welcome(settings: Settings, database: Database) -> list[str]:
-    origins = ", ".join(settings.origins)
+    origins = ", ".join(settings.cors_origins)
     files = " and ".join(env_files()) or "neither .env.local nor .env"
     return [
         f"settings are those of the environment and, in {os.getcwd()}, of {files}",

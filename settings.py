@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import Url
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import rule
 from fields import UserId, broken
@@ -93,8 +93,8 @@ def _is_origin(text: str) -> bool:
     return f"{text}/" == str(url) or (text == str(url) and bool(url.host) and not url.path)
 
 
-def _origins(value: str) -> str:
-    if value != "*" and not all(map(_is_origin, _listed(value))):
+def _origins(value: list[str]) -> list[str]:
+    if value != ["*"] and not all(map(_is_origin, value)):
         raise broken(
             "must be * or a comma list of origins as browsers say them: "
             "https://app.example.com, without a path, a usual port, * or capital letters"
@@ -102,19 +102,22 @@ def _origins(value: str) -> str:
     return value
 
 
+_List = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
+
+
 class Settings(BaseSettings):
     """The settings, one attribute a variable; the README's table says what each does."""
 
-    model_config = SettingsConfigDict(env_file=_ENV_FILES, extra="ignore")
+    model_config = SettingsConfigDict(env_file=_ENV_FILES, extra="ignore", validate_default=False)
 
     database_url: Annotated[SecretStr, AfterValidator(_database)] = SecretStr("sqlite:///tasks.db")
-    cors_origins: Annotated[str, AfterValidator(_origins)] = ""
+    cors_origins: Annotated[_List, AfterValidator(_origins)] = []  # none: this machine's own pages
     default_user_id: UserId = "demo"
     db_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
     auth_secret: Annotated[SecretStr, AfterValidator(_shared_secret)] | None = None
     auth_jwks_url: HttpUrl | None = None
     auth_issuer: Annotated[str, Field(min_length=1)] | None = None
-    auth_audience: Annotated[str, Field(pattern=r"[^\s,]")] | None = None  # a comma list
+    auth_audience: Annotated[_List, Field(min_length=1)] = []  # of which a token must name one
     auth_accounts: bool = False
     auth_token_days: Annotated[int, Field(ge=1, le=365)] = 7
     log_level: Annotated[
@@ -140,16 +143,6 @@ class Settings(BaseSettings):
     def auth_on(self) -> bool:
         """Whether requests need a bearer token."""
         return bool(self.auth_secret or self.auth_jwks_url)
-
-    @property
-    def origins(self) -> list[str]:
-        """The origins of `CORS_ORIGINS`; empty means this machine's own pages."""
-        return _listed(self.cors_origins)
-
-    @property
-    def audiences(self) -> list[str]:
-        """The audiences of `AUTH_AUDIENCE`, of which a token must name one; empty: not checked."""
-        return _listed(self.auth_audience or "")
 
 
 def env_files() -> list[str]:

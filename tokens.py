@@ -57,10 +57,10 @@ class Tokens:
         self._checks: dict[str, Any] = {
             "leeway": _LEEWAY,
             "issuer": settings.auth_issuer,
-            "audience": settings.audiences or None,
-            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.audiences)},
+            "audience": settings.auth_audience or None,
+            "options": {"require": ["exp", "sub"], "verify_aud": bool(settings.auth_audience)},
         }
-        claims = {"iss": settings.auth_issuer, "aud": settings.audiences}
+        claims = {"iss": settings.auth_issuer, "aud": settings.auth_audience}
         self._claims = {name: value for name, value in claims.items() if value}
         self._lifetime = settings.auth_token_days * 86_400  # seconds
         self.accounts = None

@@ -26,7 +26,7 @@ DEFAULTS = {
     "auth_secret": None,
     "auth_jwks_url": None,
     "auth_issuer": None,
-    "auth_audience": None,
+    "auth_audience": "",
     "auth_accounts": False,
     "auth_token_days": "7",
     "log_level": "info",
@@ -55,11 +55,12 @@ def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(read: Settings) -> dict[str, Any]:
-    """Return the settings by name, secrets and URLs as text."""
+    """Return the settings by name, secrets, URLs and lists as text."""
+    lists = {name: ",".join(value) for name, value in read if isinstance(value, list)}
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value and str(value)
         for name, value in read
-    } | {"db_pool_size": read.db_pool_size}
+    } | {"db_pool_size": read.db_pool_size, **lists}
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +94,11 @@ def test_the_committed_env_file_holds_the_defaults_and_no_secret() -> None:
         ("DATABASE_URL", "postgresql://u:p@h1,h2:5433/d?target_session_attrs=read-write", None),
         ("DATABASE_URL", "postgresql://u:p%2F%3F%23%5B%20@[::1]:5433/d", None),
         ("DATABASE_URL", "postgresql:///d?host=/run/postgresql", None),
-        ("CORS_ORIGINS", "https://a.example, http://b.example:8080", None),
+        (
+            "CORS_ORIGINS",
+            "https://a.example, http://b.example:8080",
+            "https://a.example,http://b.example:8080",
+        ),
         ("CORS_ORIGINS", "capacitor://localhost,ionic://localhost,tauri://localhost,app://.", None),
         ("CORS_ORIGINS", "chrome-extension://aaaabbbbccccddddeeeeffffgggghhhh,file://", None),
         (
