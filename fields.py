@@ -5,6 +5,7 @@ The same types serve bodies, paths, query strings and settings.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal
@@ -34,13 +35,11 @@ _VISIBLE = re.compile(
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_CLOCK_TIME = re.compile(  # what `<input type="datetime-local">` gives
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?"
-)
-_INSTANT = re.compile(  # RFC 3339 section 5.6
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
-    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-)
+_MINUTE: Final = "([01][0-9]|2[0-3]):[0-5][0-9]"  # of a day
+_CLOCK: Final = f"T{_MINUTE}(:[0-5][0-9])?"  # what `<input type="datetime-local">` gives
+_CLOCK_TIME = re.compile(DAY.pattern + _CLOCK)
+# RFC 3339 section 5.6.
+_INSTANT = re.compile(rf"{DAY.pattern}[Tt ]{_MINUTE}:[0-9]{{2}}(\.[0-9]+)?([Zz]|[+-]{_MINUTE})")
 
 
 def broken(rule: str) -> PydanticCustomError:
@@ -85,32 +84,26 @@ def _user_id(value: str) -> str:
     return value
 
 
-def _time(value: str) -> str:
-    """Return an instant in UTC, a wall-clock time to the second, or raise `ValueError`."""
-    if _CLOCK_TIME.fullmatch(value):
-        return datetime.fromisoformat(value).isoformat()
-    if _INSTANT.fullmatch(value):
-        return timestamp(datetime.fromisoformat(value.upper()))
-    raise ValueError
+def _time(value: str) -> str | None:
+    """Return an instant in UTC, or a wall-clock time to the second; None of an empty text."""
+    if not value:
+        return None
+    with suppress(ValueError, OverflowError):
+        if _CLOCK_TIME.fullmatch(value):
+            return datetime.fromisoformat(value).isoformat()
+        if _INSTANT.fullmatch(value):
+            return timestamp(datetime.fromisoformat(value.upper()))
+    raise broken("must be a time (2026-11-21T10:00), also with a UTC offset")
 
 
 def _due_date(value: str) -> str | None:
     try:
-        if not value:
-            return None
         return date.fromisoformat(value).isoformat() if DAY.fullmatch(value) else _time(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise broken(
             "must be a day (2026-11-21), a time (2026-11-21T10:00), "
             "or one with a UTC offset (2026-11-21T10:00:00Z)"
         ) from None
-
-
-def _remind_at(value: str) -> str | None:
-    try:
-        return _time(value) if value else None
-    except (ValueError, OverflowError):
-        raise broken("must be a time (2026-11-21T10:00), also with a UTC offset") from None
 
 
 def _distinct(tags: list[str]) -> list[str]:
@@ -173,7 +166,7 @@ Tags = Annotated[
 _CLOCK_TIMES: Final = (  # only of days that there are, as far as a pattern can tell
     r"^([1-9][0-9]{3}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|"
     r"(0[13578]|1[02])-31)|[1-9][0-9](0[48]|[2468][048]|[13579][26])-02-29)"
-    r"T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"
+    rf"{_CLOCK}$"
 )
 _TIMES: Final = (
     {"type": "string", "pattern": _CLOCK_TIMES},
@@ -183,7 +176,7 @@ _DATES: Final = ({"type": "string", "format": "date"}, *_TIMES)
 _EMPTY: Final = {"type": "string", "maxLength": 0}
 DueDate = Annotated[str, AfterValidator(_due_date), WithJsonSchema({"anyOf": [*_DATES, _EMPTY]})]
 DUE_BOUND: Final = WithJsonSchema({"anyOf": [*_DATES]})
-RemindAt = Annotated[str, AfterValidator(_remind_at), WithJsonSchema({"anyOf": [*_TIMES, _EMPTY]})]
+RemindAt = Annotated[str, AfterValidator(_time), WithJsonSchema({"anyOf": [*_TIMES, _EMPTY]})]
 # One type for generated clients: those that try several would read a time as its day.
 SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6}Z)?)?$"
 Recurrence = Annotated[
