@@ -7,7 +7,7 @@ from pydantic_core import to_json
 
 from auth import Owner
 from models import ROW
-from routes.etags import not_modified, task_etag
+from routes.etags import not_modified
 
 _VERSION: Final = len(ROW) - 1
 _FIELDS: Final = tuple(column.name for column in ROW[:_VERSION])
@@ -17,9 +17,8 @@ _PRIVATE: Final = {"Cache-Control": "private, no-cache"}
 
 def task_fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
     """Return the task that a row begins with (`models.ROW`)."""
-    return dict(
-        zip(_FIELDS, row, strict=False), etag=task_etag(row[_VERSION]), url=f"{whose.url}/{row[0]}"
-    )
+    etag, url = f'"{row[_VERSION]}"', f"{whose.url}/{row[0]}"
+    return dict(zip(_FIELDS, row, strict=False), etag=etag, url=url)
 
 
 def answer(

@@ -42,11 +42,6 @@ UnlessAny = Annotated[
 ]
 
 
-def task_etag(version: int) -> str:
-    """Return the strong tag of one version of a task."""
-    return f'"{version}"'
-
-
 def body_etag(body: bytes) -> str:
     """Return the strong tag of an answer by what is in it."""
     return f'"{_digest(body)}"'
