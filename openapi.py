@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from errors import ApiError, Problem, Unauthorized, Unavailable, content, invalid, title
-from schemas import UNDOCUMENTED
 
 Json = dict[str, Any]
 OPEN: Final[Json] = {"security": []}  # a call that needs no token
@@ -208,7 +207,8 @@ def _complete(operation: Json, shared: Json) -> None:
     """Leave out what is not for the document; write each parameter once for all calls."""
     kept = []
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] != "query" or parameter["name"] not in UNDOCUMENTED:
+        # The others are taken, but only named in the text: 65 on one call help nobody.
+        if "description" in parameter:
             parameter["schema"].pop("description", None)
             name = f"{parameter['in']}-{parameter['name']}"
             while shared.setdefault(name, parameter) != parameter:

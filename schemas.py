@@ -200,10 +200,6 @@ _NOT_GIVEN: Final[Any] = None
 _ANY: Final = object()  # the value of a filter that lets everything through
 
 
-# Taken, but only named in the document: 65 parameters on one call help nobody.
-UNDOCUMENTED: Final = frozenset(ByField.model_fields) | {"_order", "_end", "_page"}
-
-
 _Q = Condition("text", "like")
 _SEARCH: Final[Any] = Field(
     "",
