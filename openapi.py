@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from errors import ApiError, Problem, Unauthorized, Unavailable, content, invalid, title
+from errors import SORRY, ApiError, Problem, Unauthorized, Unavailable, content, invalid, title
 
 Json = dict[str, Any]
 OPEN: Final[Json] = {"security": []}  # a call that needs no token
@@ -110,7 +110,7 @@ _REFUSALS: Final = (
         headers={"Retry-After": "1"},
     ),
     invalid("body", "title", "must be 1 to 200 characters"),
-    ApiError(500, "Something went wrong on the server; it has been logged."),
+    ApiError(500, SORRY),
     Unavailable(),
 )
 
