@@ -1,23 +1,18 @@
 """What has changed since a position: as pages, and as a stream of them (contract section 9)."""
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, WithJsonSchema
-from pydantic_core import to_json
 
-import changes
 import queries
 from auth import Owner
-from database import PIECE, Database
-from errors import ApiError
+from database import Database
 from fields import MAX_ID, PLAIN_DECIMAL
-from models import ROW
 from openapi import headers, refusals
-from routes.answers import answer, task_fields, unchanged
+from routes.answers import answer, changes_since, unchanged
 from routes.etags import IfNoneMatch, list_etag, not_modified
 from routes.live import Live, LiveRoute, Stream, wants_stream
 from schemas import Changes, Since
@@ -28,34 +23,6 @@ LastEventId = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^(0|[1-9][0-9]{0,14})$"}),
     Header(alias="Last-Event-ID", description="Of a stream: as `since`, where that is less."),
 ]
-_DELETED: Final = [column.name for column in ROW].index("deleted")
-
-
-async def changes_since(database: Database, whose: Owner, known: Since) -> tuple[int, bool, bytes]:
-    """Return one page of a user's changes (`schemas.Changes`), or raise 410.
-
-    That is its position, whether there is more, and all of it as JSON. A bulk change of very many
-    tasks is one page, so it is made in pieces.
-    """
-    rows, _ = await database.run(changes.read_changes(whose.user_id, known))
-    position, forgotten, more, end = rows[0][len(ROW) :] if rows else (1, 0, False, None)
-    if known.since > position or 0 < known.since < forgotten:
-        raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")
-    position = end if more else position
-    pieces = []
-    for start in range(0, len(rows), PIECE):
-        if start:
-            await asyncio.sleep(0)  # a turn for everybody else
-        told = [_change(row, whose) for row in rows[start : start + PIECE] if row[0] is not None]
-        pieces.append(to_json(told)[1:-1])
-    end_of_page = to_json({"position": position, "more": more})
-    return position, more, b'{"changes":[%b],%b' % (b",".join(pieces), end_of_page[1:])
-
-
-def _change(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
-    if row[_DELETED] is None:
-        return {"id": row[0], "uid": row[1], "deleted": True, "gone": True}
-    return task_fields(row, whose)
 
 
 def add_changes(
@@ -75,18 +42,17 @@ def add_changes(
         The next call sends `since=` the `position` of the answer. With `Accept: text/event-stream`
         such answers come as events named `changes`, each change as it happens.
         """
-        read = partial(changes_since, database, whose)
         if wants_stream(request):
             known = Since(since=max(known.since, last_event_id or 0), limit=known.limit)
             check = partial(owner, request, **request.path_params)
-            return Stream(live, whose, known, read, check)
+            return Stream(live, whose, known, check)
         query = request.scope["query_string"]
         content = (whose.user_id, database.identity, whose.url, query)
         if if_none_match is not None:
             etag = list_etag(await position_of(database, whose), *content, "False")
             if not_modified(if_none_match, etag):
                 return unchanged(etag, Vary="Accept")
-        position, more, body = await read(known)
+        position, more, body = await changes_since(database, whose, known)
         # The last page may stay as it is when more come, but for saying so.
         etag = list_etag(position, *content, str(more))
         return answer(body, {"Vary": "Accept"}, etag, None)

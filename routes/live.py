@@ -20,6 +20,7 @@ from database import Database
 from door import transport_of
 from engines import DEADLINE
 from errors import ApiError, Unavailable
+from routes.answers import changes_since
 from routes.route import TaskRoute
 from schemas import Since
 
@@ -31,8 +32,7 @@ _READS: Final = 4  # pages that all streams may wait for at once
 _MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
 
-_Page = tuple[int, bool, bytes]  # its position, whether there is more, and its JSON or its event
-_Read = Callable[[Since], Awaitable[_Page]]
+_Page = tuple[int, bool, bytes]  # its position, whether there is more, and its event
 
 
 class Live:
@@ -87,17 +87,18 @@ class Live:
         """Return the next page, read once for all who want it; None while there is no database."""
         key = stream.whose, stream.since, stream.limit
         if key not in self._reads:
-            self._reads[key] = asyncio.create_task(self._read(stream.read, key))
+            self._reads[key] = asyncio.create_task(self._read(*key))
         return await asyncio.shield(self._reads[key])
 
-    async def _read(self, read: _Read, key: tuple[Owner, int, int]) -> _Page | None:
+    async def _read(self, whose: Owner, since: int, limit: int) -> _Page | None:
         try:
             async with asyncio.timeout(DEADLINE), self._turns:
-                position, more, page = await read(Since(since=key[1], limit=key[2]))
+                known = Since(since=since, limit=limit)
+                position, more, page = await changes_since(self._database, whose, known)
         except (Unavailable, TimeoutError):
             return None
         finally:
-            self._reads.pop(key, None)
+            self._reads.pop((whose, since, limit), None)
         event = format_sse_event(data_str=page.decode(), event="changes", id=str(position))
         return position, more, event
 
@@ -141,23 +142,18 @@ class Live:
 class Stream(Response):
     """Every change of a user after a position, a page at a time, until client or service go.
 
-    `read` gives a page; `check` raises 401 once the client's token no longer counts. Raises 410
-    before the answer begins; later a stream just ends, and the client, back again, is told why.
+    `check` raises 401 once the client's token no longer counts. Raises 410 before the answer
+    begins; later a stream just ends, and the client, back again, is told why.
     """
 
     media_type = _MEDIA_TYPE
 
     def __init__(
-        self,
-        live: Live,
-        whose: Owner,
-        known: Since,
-        read: _Read,
-        check: Callable[[], Awaitable[object]],
+        self, live: Live, whose: Owner, known: Since, check: Callable[[], Awaitable[object]]
     ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
-        self.whose, self.since, self.limit, self.read = whose, known.since, known.limit, read
+        self.whose, self.since, self.limit = whose, known.since, known.limit
         self._live, self._check = live, check
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + _BEAT  # when to say at least a comment

@@ -129,7 +129,7 @@ def test_a_page_goes_on_from_any_id_there_was_or_will_be(
 def test_a_page_of_changes_that_is_made_in_pieces_is_whole(
     new_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("database", "routes.changes"):
+    for module in ("database", "routes.answers"):
         monkeypatch.setattr(f"{module}.PIECE", 2)
     with in_process(database_url=new_database.url) as client:
         made = [create(client, "/api/tasks", title=str(n)) for n in range(7)]

@@ -73,7 +73,7 @@ def test_a_clock_that_is_set_back_puts_off_no_comment(monkeypatch: pytest.Monkey
 
     async def scenario() -> None:
         around: Any = SimpleNamespace(page=nothing)
-        stream = live.Stream(around, around, Since(), around, nothing)
+        stream = live.Stream(around, around, Since(), nothing)
         stream._transport = SimpleNamespace(is_closing=lambda: False)
         assert await stream._next() == b""
         await asyncio.sleep(0.02)
