@@ -333,7 +333,7 @@ class TaskQuery(TaskFilter):
     page: Annotated[int, Field(ge=1, le=MAX_ID // MAX_PAGE), PLAIN_DECIMAL] = Field(
         _NOT_GIVEN, alias="_page"
     )
-    before: Annotated[TaskId, PLAIN_DECIMAL] = Field(
+    before: TaskId = Field(
         _NOT_GIVEN, description="What comes after the task with this `id`, without `sort`."
     )
 
