@@ -91,12 +91,12 @@ async def not_lost(
     """Return where the body of a request to upgrade comes from, or raise 400 where it is lost; and
     what its answer has to say: without a body, that nothing more is read.
 
-    httptools ends at such a request: it drops the rest of the packet, and would read the next
-    packet as a request, though it may be the body of one that was dropped.
+    httptools ends at such a request, and at CONNECT: it drops the rest of the packet, and would
+    read the next packet as a request, though it may be the body of one that was dropped.
     """
     if b"transfer-encoding" not in headers and not headers.get(b"content-length", b"").strip(b"0"):
         said = [value.lower() for name, value in scope["headers"] if name == b"connection"]
-        ends = any(b"upgrade" in each for each in said)
+        ends = scope["method"] == "CONNECT" or any(b"upgrade" in each for each in said)
         return receive, [(b"connection", b"close")] if ends else []
     first = await receive()
     if not first.get("body") and not first.get("more_body"):

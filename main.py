@@ -116,7 +116,7 @@ class Envelope:
                 status = 499
 
         try:
-            if b"upgrade" in headers:  # before a refusal that leaves the line open
+            if b"upgrade" in headers or method == "CONNECT":  # before what leaves the line open
                 receive, closing = await not_lost(scope, headers, receive)
                 added += closing
             self.door.admit(scope, headers, transport)

@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import httpx2
@@ -69,8 +70,14 @@ def answers(service: Service, *packets: bytes) -> tuple[list[int], bool]:
     return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", received)], closed
 
 
-@pytest.mark.parametrize("upgrade", [H2C, OTHER], ids=["h2c", "other"])
-@pytest.mark.parametrize("line", ["POST {}", "GET {}", "DELETE {}/1", "PATCH {}/1/complete"])
+LINES = ("POST {}", "GET {}", "DELETE {}/1", "PATCH {}/1/complete")
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "line"),
+    # The parser takes CONNECT for one that asks to upgrade, whatever its headers say.
+    [*product([H2C, OTHER], LINES), ((), "CONNECT {}"), ((), "CONNECT http://localhost{}")],
+)
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_no_byte_of_a_body_is_read_as_a_request(
     service: Service,
@@ -135,16 +142,22 @@ def test_what_is_refused_for_another_reason_loses_no_body_either(
     assert client.get(tasks).headers["x-total-count"] == "1"
 
 
-@pytest.mark.parametrize("upgrade", [H2C, OTHER, (*H2C, "Connection: x")])
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        *((head("GET /health", *each), 200) for each in (H2C, OTHER, (*H2C, "Connection: x"))),
+        (head("CONNECT /health"), 405),
+    ],
+)
 def test_the_body_of_a_request_after_one_to_upgrade_is_not_read_as_a_request(
-    service: Service, client: httpx2.Client, tasks: str, upgrade: tuple[str, ...]
+    service: Service, client: httpx2.Client, tasks: str, asked: bytes, status: int
 ) -> None:
     create(client, tasks)
     body = head(f"DELETE {tasks}")
     following = head(f"POST {tasks}", f"Content-Length: {len(body)}")
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as wire:
-        wire.sendall(head("GET /health", *upgrade) + following)
-        assert wire.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        wire.sendall(asked + following)
+        assert wire.recv(1 << 16).startswith(b"HTTP/1.1 %d " % status)
         with suppress(ConnectionResetError, BrokenPipeError):
             wire.sendall(body)
             while wire.recv(1 << 16):
