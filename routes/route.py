@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -28,8 +29,8 @@ from errors import ApiError, InvalidInput, Unavailable, from_pydantic
 from fields import NO_USER, WORDS
 
 MAX_BODY = 256 * 1024  # bytes
-# Bytes of a body past which uvicorn stops reading, and goes on, to see the client go, only while
-# somebody waits for more.
+# Bytes of a body past which uvicorn stops reading, and goes on, to see the client go, only when
+# somebody asks for more.
 _AT_ONCE = 64 * 1024
 _USUAL = 256  # bytes of a query string that is remembered
 _FEW = 200  # tasks that are asked for at most
@@ -310,5 +311,7 @@ async def read_bytes(request: Request) -> bytes:
             raise ApiError(413, f"The body is larger than {MAX_BODY // 1024} KiB.")
         more = message.get("more_body", False)
     if len(body) > _AT_ONCE:
-        request.scope["waiting"] = asyncio.ensure_future(request.receive())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await request.receive()
     return body

@@ -101,3 +101,21 @@ def test_a_refusal_that_pipelined_requests_meet_after_their_client_has_gone_is_n
     wait_until(lambda: "PATCH /api/tasks/9 499" in own.log, "the first is given up")
     httpx2.get(f"{own.url}/api/tasks").raise_for_status()
     assert "Traceback" not in own.log
+
+
+def test_large_bodies_whose_client_has_gone_leave_no_task_that_waits(
+    new_database: Database, tmp_path: Path
+) -> None:
+    collecting = (
+        "import gc\nfrom main import app\napp.add_api_route('/collect', lambda: gc.collect())\n"
+    )
+    head = b"POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    body = b'{"title": "never"%b}' % (b" " * 100_000)
+    asked = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
+    with changed_service(tmp_path, collecting, DATABASE_URL=new_database.url) as service:
+        with locked(new_database.url):
+            for _ in range(10):
+                hang_up_after_sending(service, asked + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: "POST /api/tasks 499" in service.log, "some are given up")
+        httpx2.get(f"{service.url}/collect").raise_for_status()
+        assert "Task was destroyed" not in service.log
