@@ -1,9 +1,10 @@
 """What is turned away at the door, before anything else reads the request, and who is shown out:
-clients that do not read their answers.
+clients that have gone, or do not read their answers.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import chain
@@ -26,6 +27,7 @@ LARGE: Final = 64 * 1024  # bytes of an answer's body that are sent without a lo
 PATIENCE: Final = 10.0  # seconds that so many bytes may take, and that a reader may read nothing
 _ON_THEIR_WAY: Final = 128 * 1024 * 1024  # bytes of large answers; while there are more of them,
 _HASTE: Final = 1.0  # second is the patience
+_SOON: Final = 0.2  # seconds between two looks at the clients
 
 Headers = Mapping[bytes, bytes]
 
@@ -136,64 +138,73 @@ class Cors(CORSMiddleware):
         return response
 
 
-class Readers:
-    """Sends answers as they are read, and hangs up on who does not read them.
+class Clients:
+    """Gives up answers whose client has gone, and hangs up on clients that do not read theirs.
 
-    uvicorn waits for a reader for ever, and closes a connection only once all of it is sent.
+    uvicorn has an answer made that nobody waits for, waits for a reader for ever, and closes a
+    connection only once all of it is sent.
     """
 
     def __init__(self) -> None:
-        # Bytes of the large answers that are on their way, and what ends the wait for the reader.
-        self._large: dict[Any, tuple[int, asyncio.Timeout]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        # Who makes the answer that is waited for, by its connection's transport.
+        self._waiting: dict[Any, Any] = {}
+        self._large: dict[Any, int] = {}  # bytes of the large answers that are on their way
         self._written: set[Any] = set()  # transports that were written to since the last look
-        self._behind: dict[Any, int] = {}  # those that then had bytes unsent, and how many
+        # Those with more to send: how many bytes, and since when (by the clock) nothing was read.
+        self._behind: dict[Any, tuple[int, float]] = {}
+
+    def begin(self, transport: Any) -> None:
+        """Remember that a client waits for the answer that the current task makes."""
+        self._waiting[transport] = asyncio.current_task()
+        if not self._looking:
+            self._looking = asyncio.create_task(self._look())
 
     def note(self, transport: Any) -> None:
-        """Remember that something is written to a connection."""
-        if not self._written and not self._behind:  # so no look is to come
-            asyncio.get_running_loop().call_later(PATIENCE, self._look)
+        """Remember that something is written to a connection: its answer has begun."""
+        self._waiting.pop(transport, None)
         self._written.add(transport)
 
     async def send(self, message: Message, send: Send, transport: Any) -> bool:
-        """Send a large body as it is read; return False when it was given up."""
+        """Send a large body as it is read; return False when its reader was hung up on."""
         body, more = message["body"], message.get("more_body", False)
-        self._make_room()
+        self._large[transport] = len(body)
         try:
             for start in range(0, len(body), LARGE):
                 end = start + LARGE
                 part = {"body": body[start:end], "more_body": more or end < len(body)}
-                async with asyncio.timeout(PATIENCE) as patience:
-                    self._large[transport] = len(body), patience
-                    await send({**message, **part})  # what uvicorn has not sent, it waits for
-            return True
-        except TimeoutError:
-            if transport:
-                transport.abort()
-            return False
+                await send({**message, **part})  # what uvicorn has not sent, it waits for
+                self._written.add(transport)
         finally:
-            self._large.pop(transport, None)
+            patient = self._large.pop(transport, None)
+        return patient is not None
 
-    def _make_room(self) -> None:
-        """While much is on its way, give up those who have read nothing for a while."""
-        if sum(size for size, _ in self._large.values()) > _ON_THEIR_WAY:
-            now = asyncio.get_running_loop().time()
-            for _, patience in self._large.values():
-                left = (patience.when() or now) - now
-                if left < PATIENCE - _HASTE and not patience.expired():  # nor about to be
-                    patience.reschedule(now)
+    async def _look(self) -> None:
+        late: Set[tuple[Any, Any]] = set()  # those that were there at the last look, too
+        while True:
+            await asyncio.sleep(_SOON)
+            for transport, task in late & self._waiting.items():
+                if transport.is_closing():
+                    del self._waiting[transport]
+                    task.cancel()
+            late = set(self._waiting.items())
+            self._look_at_readers(time.monotonic())
 
-    def _look(self) -> None:
-        """Hang up on those who have read nothing since the last look, and have more to read."""
+    def _look_at_readers(self, now: float) -> None:
         written, self._written = self._written, set()
         behind, self._behind = self._behind, {}
-        for transport in (written | behind.keys()) - self._large.keys():
+        haste = sum(self._large.values()) > _ON_THEIR_WAY
+        for transport in written | behind.keys():
             unsent = transport.get_write_buffer_size()
-            if transport not in written and unsent >= behind[transport] > 0:
+            before, since = behind.get(transport, (0, now))
+            large = transport in self._large  # and so read when the next part of it is sent
+            if transport in written or (unsent < before and not large):
+                since = now
+            if now - since > (_HASTE if haste and large else PATIENCE):
+                self._large.pop(transport, None)
                 transport.abort()
-            elif unsent:
-                self._behind[transport] = unsent
-        if self._behind:
-            asyncio.get_running_loop().call_later(PATIENCE, self._look)
+            elif unsent or large:
+                self._behind[transport] = unsent, since
 
 
 def transport_of(receive: Receive) -> Any:

@@ -25,8 +25,8 @@ SORRY = "Something went wrong on the server; it has been logged."
 ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
 FieldErrors = Sequence[Mapping[str, str]]
-# Python 3.11 still knows these by the names of RFC 7231.
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+# Python 3.11 still knows the first two by the names of RFC 7231, and no log's word for the last.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
 _PLAIN = {
     "missing": "is required",
     "extra_forbidden": "is not a field that can be set",

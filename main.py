@@ -27,7 +27,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import LARGE, Cors, Door, Readers, not_lost, transport_of
+from door import LARGE, Clients, Cors, Door, not_lost, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -42,6 +42,7 @@ log = logging.getLogger("tasks")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+_GONE: Final = "The client went away."
 _STOPPING: Final = "The service is stopping; whether this was done is not known."
 
 
@@ -68,7 +69,7 @@ class Envelope:
         self.cors = cors
         self.door = door
         self.short = short
-        self.readers = Readers()
+        self.clients = Clients()
         self.lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +78,8 @@ class Envelope:
             return await self.app(scope, receive, send)
         started = perf_counter()
         status = 0
-        transport = transport_of(receive)
+        if transport := transport_of(receive):
+            self.clients.begin(transport)
         headers = dict(scope["headers"])
         # A client's own, if that is a sane one; a new one need not be a secret, only differ.
         given = _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
@@ -104,11 +106,11 @@ class Envelope:
                 status = message["status"]
                 message["headers"] += added
             if transport:
-                self.readers.note(transport)
+                self.clients.note(transport)
             try:
-                if len(message.get("body", b"")) <= LARGE:
+                if not transport or len(message.get("body", b"")) <= LARGE:
                     await send(message)
-                elif not await self.readers.send(message, send, transport):
+                elif not await self.clients.send(message, send, transport):
                     status = 499  # as in other logs: the client went away
             except RuntimeError:  # of pipelined requests uvicorn sees only the last one's client go
                 if not (transport and transport.is_closing()):
@@ -129,8 +131,9 @@ class Envelope:
         except (Exception, asyncio.CancelledError) as error:
             if status:
                 raise
-            if isinstance(error, asyncio.CancelledError):  # uvicorn's time to end is up
-                error = errors.Unavailable(_STOPPING)
+            if isinstance(error, asyncio.CancelledError):
+                gone = transport and transport.is_closing()  # else uvicorn's time to end is up
+                error = ApiError(499, _GONE) if gone else errors.Unavailable(_STOPPING)
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
                 error = ApiError(500, errors.SORRY)

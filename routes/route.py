@@ -23,7 +23,6 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from door import transport_of
 from engines import DEADLINE
 from errors import ApiError, InvalidInput, Unavailable, from_pydantic
 from fields import NO_USER, WORDS
@@ -38,7 +37,6 @@ _LONG = 128 * 1024  # bytes of an answer
 _CALLERS = 4096  # of whom each address remembers whether their answers are long
 _LONG_AT_ONCE = 2  # of one caller
 _LONG_TOGETHER = 4  # of all callers of an address
-_SOON = 0.2  # seconds between two looks whether clients still wait
 _GRACE = 0.8  # seconds past its deadline in which a statement has ended and said why
 
 
@@ -74,11 +72,10 @@ class TaskRoute(APIRoute):
         # FastAPI keeps apart what tells the kinds of a body from one another.
         kind: Any = body and Annotated[body.annotation, body]
         reader: TypeAdapter[Any] = TypeAdapter(kind)
-        wanted = _Wanted()
         taken = _Arguments(self.dependant)
         turns = _Turns() if self.methods == {"GET"} and "{id" not in self.path else None
 
-        # `given` was read already: an agent's call, whose own route looks whether its client waits.
+        # `given` was read already: an agent's call.
         async def answer(request: Request, **given: Any) -> Response:
             errors: list[dict[str, str]] = []
             arguments = await taken.read(request, errors) | given
@@ -90,12 +87,12 @@ class TaskRoute(APIRoute):
                     errors.append({"field": "body", "message": "is required", "in": "body"})
             if errors:
                 raise InvalidInput(errors)
-            call = self.endpoint(**arguments)
+            call: Coroutine[Any, Any, Response] = self.endpoint(**arguments)
             if turns and all(
                 getattr(each, "limit", _FEW + 1) > _FEW for each in arguments.values()
             ):
                 call = turns.take(request, call)
-            return await (call if given else wanted.run(call, request))
+            return await call
 
         self.answer = answer
         return answer
@@ -181,41 +178,6 @@ class _Turns:
             raise Unavailable(detail) from None
         finally:
             call.close()
-
-
-class _Wanted:
-    """Gives up an answer once its client has gone: what waits is not begun then."""
-
-    def __init__(self) -> None:
-        self._clients: dict[asyncio.Task[Any], Any] = {}  # the transport of each, by who answers
-        self._slow: set[asyncio.Task[Any]] = set()  # those that were there at the last look
-        self._looking = False
-
-    async def run(self, call: Coroutine[Any, Any, Response], request: Request) -> Response:
-        """Return the answer that `call` makes."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task
-        self._clients[task] = transport_of(request.receive)
-        if not self._looking:
-            self._looking = bool(loop.call_later(_SOON, self._look))
-        try:
-            return await call
-        except asyncio.CancelledError:
-            if task in self._clients or task.uncancel():
-                raise
-            return Response(status_code=499)  # nobody reads it; the log says what happened
-        finally:
-            self._clients.pop(task, None)
-
-    def _look(self) -> None:
-        for task in self._slow & self._clients.keys():
-            if (client := self._clients[task]) and client.is_closing():
-                del self._clients[task]
-                task.cancel()
-        self._slow = set(self._clients)
-        loop = asyncio.get_running_loop()
-        self._looking = bool(self._clients and loop.call_later(_SOON, self._look))
 
 
 class _Arguments:
