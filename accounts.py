@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from ipaddress import IPv6Address
 from math import ceil, inf
 from secrets import token_hex
@@ -81,7 +82,8 @@ class Accounts:
         niceness = 10 if sys.platform == "linux" else 0  # elsewhere it is the whole process's
         self._thread = ThreadPoolExecutor(1, "argon2", os.nice, (niceness,))
         self._room, self._alone = asyncio.Semaphore(_MOST_WAITING), asyncio.Lock()
-        self._generations: dict[str, tuple[float, float]] = {}  # and until when they are good
+        # Of each user the generation, and until when that is good: it is written anew in its place.
+        self._known = lru_cache(maxsize=_MOST_KNOWN)(lambda user_id: [0.0, 0.0])
 
     async def create(self, email: str, password: str, name: str | None) -> Account:
         """Return the new account; raise 409 if its e-mail has one already."""
@@ -135,7 +137,7 @@ class Accounts:
 
     async def are_current(self, user_id: str, generation: int) -> bool:
         """Return whether tokens of this generation count, as of less than a minute ago."""
-        current, until = self._generations.get(user_id, (0, 0))
+        current, until = self._known(user_id)
         if generation > current or until < time.monotonic():
             found = await self._one(_read, user_id=user_id)
             current = self._learn(user_id, found.generation if found else inf)
@@ -143,11 +145,9 @@ class Accounts:
 
     def _learn(self, user_id: str, generation: float) -> float:
         """Take down and return the highest generation known, for answers may come late."""
-        generation = max(generation, self._generations.pop(user_id, (0, 0))[0])
-        self._generations[user_id] = generation, time.monotonic() + _KNOWN_FOR
-        if len(self._generations) > _MOST_KNOWN:
-            del self._generations[next(iter(self._generations))]
-        return generation
+        known = self._known(user_id)
+        known[:] = max(generation, known[0]), time.monotonic() + _KNOWN_FOR
+        return known[0]
 
     async def _one(self, statement: sa.Select[Any], **key: str) -> Account | None:
         rows, _ = await self._run(Query(statement, key, repeatable=True))
