@@ -11,8 +11,8 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from random import getrandbits
 from time import perf_counter
 from typing import Final, Literal
@@ -248,17 +248,16 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a signal end the process at once; uvicorn heeds it only when the start is over."""
-    with ExitStack() as restoring:
-        with suppress(ValueError):  # only the main thread has signals
-            for number in (signal.SIGTERM, signal.SIGINT):
-                handler = signal.signal(number, signal.SIG_DFL)
-                restoring.callback(signal.signal, number, handler)
-                if getattr(getattr(handler, "__self__", None), "should_exit", False):
-                    signal.raise_signal(number)  # it came while uvicorn was loading this module
-        yield
+def _ended_by_signals() -> ExitStack:
+    """Let signals end the process at once until this closes: uvicorn heeds them after the start."""
+    restoring = ExitStack()
+    with suppress(ValueError):  # only the main thread has signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.signal(number, signal.SIG_DFL)
+            restoring.callback(signal.signal, number, handler)
+            if getattr(getattr(handler, "__self__", None), "should_exit", False):
+                signal.raise_signal(number)  # it came while uvicorn was loading this module
+    return restoring
 
 
 def _welcome(settings: Settings, database: Database) -> list[str]:
