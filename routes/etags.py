@@ -17,14 +17,9 @@ _NEVER = (-1,)  # no version and no position is that
 Conditions = tuple[str | None, str | None]  # what If-Match and If-None-Match say
 
 _ENTITY_TAG = '(W/)?"[!#-~]*"'
+_PATTERN = f"^([*]|{_ENTITY_TAG}( *, *{_ENTITY_TAG})*)$"
 # One plain string: with alternatives some generators leave the whole call out.
-_ENTITY_TAGS = WithJsonSchema(
-    {
-        "type": "string",
-        "format": "entity-tags",
-        "pattern": f"^([*]|{_ENTITY_TAG}( *, *{_ENTITY_TAG})*)$",
-    }
-)
+_ENTITY_TAGS = WithJsonSchema({"type": "string", "format": "entity-tags", "pattern": _PATTERN})
 _IF_MATCH = Header(
     alias="If-Match",
     description="The `ETag` that you know, of the task or, in bulk, a list; 412 if it has changed.",
