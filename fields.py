@@ -4,13 +4,10 @@ The same types serve bodies, paths, query strings and settings.
 """
 
 import re
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any, Final, Literal
 
-from annotated_types import GroupedMetadata
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -47,32 +44,24 @@ def broken(rule: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{rule}", {"rule": rule})
 
 
-@dataclass(frozen=True)
-class Characters(GroupedMetadata):
-    """Says of a string how many characters it has; NUL is refused, since PostgreSQL lacks it."""
+def characters(most: int, least: int = 0, *, trimmed: bool = False) -> tuple[object, object]:
+    """Say of a string how many characters it has; NUL is refused, since PostgreSQL lacks it."""
 
-    most: int
-    least: int = 0
-    trimmed: bool = False
-
-    def check(self, value: str) -> str:
-        """Return the value, trimmed if that is asked for, or raise the rule that it breaks."""
-        value = value.strip() if self.trimmed else value
-        if not self.least <= len(value) <= self.most:
-            bounds = f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
+    def check(value: str) -> str:
+        value = value.strip() if trimmed else value
+        if not least <= len(value) <= most:
+            bounds = f"{least} to {most}" if least else f"at most {most}"
             raise broken(f"must be {bounds} characters")
         if _UNSTORABLE.search(value):
             raise broken("must not hold a NUL character or a lone surrogate")
-        if self.trimmed and not _VISIBLE.search(value):
+        if trimmed and not _VISIBLE.search(value):
             raise broken("must hold a character that can be seen")
         return value
 
-    def __iter__(self) -> Iterator[object]:
-        """Give what Pydantic makes of it."""
-        bounds = {"maxLength": self.most} | ({"minLength": self.least} if self.least else {})
-        seen = rf"[^{_INVISIBLE}][^\x00]*" if self.trimmed else ""
-        yield AfterValidator(self.check)
-        yield WithJsonSchema({"type": "string", **bounds, "pattern": rf"^[^\x00]*{seen}$"})
+    bounds = {"maxLength": most} | ({"minLength": least} if least else {})
+    seen = rf"[^{_INVISIBLE}][^\x00]*" if trimmed else ""
+    schema = {"type": "string", **bounds, "pattern": rf"^[^\x00]*{seen}$"}
+    return AfterValidator(check), WithJsonSchema(schema)
 
 
 def _user_id(value: str) -> str:
@@ -155,9 +144,9 @@ TaskRef = Annotated[  # the `id` or the `uid` of a task
     AfterValidator(_task_ref),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ID}, _A_UID]}),
 ]
-Title = Annotated[str, Characters(200, 1, trimmed=True)]
-Description = Annotated[str, Characters(10_000)]
-Tag = Annotated[str, Characters(50, 1, trimmed=True)]
+Title = Annotated[str, *characters(200, 1, trimmed=True)]
+Description = Annotated[str, *characters(10_000)]
+Tag = Annotated[str, *characters(50, 1, trimmed=True)]
 Tags = Annotated[
     list[Tag],
     Field(max_length=20, json_schema_extra={"uniqueItems": True}),
@@ -181,7 +170,7 @@ RemindAt = Annotated[str, AfterValidator(_time), WithJsonSchema({"anyOf": [*_TIM
 SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6}Z)?)?$"
 Recurrence = Annotated[
     str,
-    Characters(recurrence.MAX_LENGTH),
+    *characters(recurrence.MAX_LENGTH),
     AfterValidator(lambda rule: rule if rule and recurrence.parse(rule) else None),
     WithJsonSchema({"type": "string", "format": "rrule"}),
 ]

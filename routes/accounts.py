@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from accounts import Accounts
 from errors import ApiError, Unauthorized
-from fields import Characters, broken
+from fields import broken, characters
 from models import Account, User
 from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
@@ -36,11 +36,11 @@ def _bare(email: Any) -> Any:
 
 
 Email = Annotated[EmailStr, BeforeValidator(_bare)]
-Name = Annotated[str, Characters(200)]
+Name = Annotated[str, *characters(200)]
 # A password is the same from every keyboard (RFC 8265 section 4.2: NFC).
 _NFC: Final = AfterValidator(partial(normalize, "NFC"))
-Password = Annotated[str, Characters(128, 8), _NFC]
-Guess = Annotated[str, Characters(1000), _NFC]
+Password = Annotated[str, *characters(128, 8), _NFC]
+Guess = Annotated[str, *characters(1000), _NFC]
 
 _ANN: Final[dict[str, Any]] = {"email": "ann@example.com", "name": "Ann"}
 _KNOWN, _NEW = "correct horse", "battery staple"
