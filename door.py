@@ -5,6 +5,7 @@ clients that have gone, or do not read their answers.
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import chain
@@ -77,14 +78,11 @@ class Door:
         return scope["method"] == "OPTIONS" or path in _NO_DATA
 
     def _check(self, url: bytes) -> bool:
-        try:
+        with suppress(ValueError):
             host = urlsplit(url.decode("latin-1")).hostname or ""
-            if host in self._hosts or host == "localhost" or host.endswith(".localhost"):
-                return True
-            ip_address(host)  # nobody can bind an address anew
-        except ValueError:
-            return False
-        return True
+            known = host in self._hosts or f".{host}".endswith(".localhost")
+            return known or bool(ip_address(host))  # nobody can bind an address anew
+        return False
 
 
 async def not_lost(
