@@ -42,7 +42,6 @@ log = logging.getLogger("tasks")
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 _THIS_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
-_GONE: Final = "The client went away."
 _STOPPING: Final = "The service is stopping; whether this was done is not known."
 
 
@@ -133,7 +132,8 @@ class Envelope:
                 raise
             if isinstance(error, asyncio.CancelledError):
                 gone = transport and transport.is_closing()  # else uvicorn's time to end is up
-                error = ApiError(499, _GONE) if gone else errors.Unavailable(_STOPPING)
+                # Nobody reads a 499; the log says what happened.
+                error = ApiError(499, "") if gone else errors.Unavailable(_STOPPING)
             if not isinstance(error, ApiError):
                 log.error("unexpected error, request %s", request_id, exc_info=error)
                 error = ApiError(500, errors.SORRY)
