@@ -239,13 +239,14 @@ class Database:
             calls = [{"n": n, **compiled.parameters(one)} for n, one in enumerate(query.each)]
             compiled = self._compiled(query.many)
             values = {**values, "calls": to_json(calls).decode()}
-        return await pool.run(
+        job = postgres.Statement(
             compiled.prepared if query.planned_once else compiled.sql,
             compiled.parameters(values),
-            repeatable=query.repeatable,
-            deadline=query.deadline,
+            query.repeatable,
+            query.deadline,
             writes=query.raises is not None,
         )
+        return await pool.run(job)
 
     async def _run_there(self, pool: sqlite.Pool, query: Query, compiled: _Compiled) -> Result:
         """Run a statement on SQLite, once for each call, after what raises the position."""

@@ -65,16 +65,20 @@ class Undone(Unavailable):
 
 
 @dataclass(eq=False)
-class _Job:
-    """A statement on its way, until when, and the future of its rows."""
+class Statement:
+    """A statement, how long its caller waits for it and has `waited`, and the future of its rows.
+
+    `shared`: by several callers, who can go again alone when the server stops it. `writes`: though
+    it is `repeatable`.
+    """
 
     sql: Sql
     parameters: Mapping[str, Any]
     repeatable: bool
-    seconds: float
-    waited: float
-    shared: bool
-    writes: bool
+    seconds: float = DEADLINE
+    waited: float = 0.0
+    shared: bool = False
+    writes: bool = False
     sent_again: bool = False
     unsure: bool = False  # whether it was done
     verb: str = ""  # PREPARE or EXECUTE, where its plan is kept
@@ -82,6 +86,7 @@ class _Job:
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.long = self.seconds > DEADLINE
+        self.writes |= not self.repeatable
         # A shared one is nobody's (and not its own: what it read would stay until the collector
         # looks); those that may take long wait apart from their owner's others.
         self.owner = self.parameters.get("owner", id(self)), self.long
@@ -116,7 +121,7 @@ class _Connection:
     """An open connection, with a job in flight or idle. The loop watches it either way."""
 
     def __init__(self, pool: "Pool", raw: Any) -> None:
-        self.job: _Job | None = None
+        self.job: Statement | None = None
         self.idle_since = 0.0  # when its last job started, which is near enough and costs nothing
         self._pool = pool
         self._raw = raw
@@ -134,7 +139,7 @@ class _Connection:
         """Return whether there is nothing to read: what an idle server says is good-bye."""
         return not self._poller.poll(0)
 
-    def send(self, job: _Job) -> bool:
+    def send(self, job: Statement) -> bool:
         """Send the statement; return whether it is in flight, else it is over already.
 
         The limit of its time goes with it, in one message and so in one transaction: one round
@@ -207,7 +212,7 @@ class _Connection:
             job.fail(error)
         return True
 
-    def _deliver(self, job: _Job) -> None:
+    def _deliver(self, job: Statement) -> None:
         if job.rows.done():  # whoever asked is gone
             return
         try:
@@ -250,31 +255,25 @@ class Pool:
         self._size = size
         self._open: set[_Connection] = set()
         self._idle: list[_Connection] = []
-        self._waiting: Queue[_Job] = Queue()
+        self._waiting: Queue[Statement] = Queue()
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         self._away = False
         self.prepares = True  # until it turns out that what is prepared does not stay
 
-    def run(
-        self,
-        sql: Sql,
-        parameters: Mapping[str, Any],
-        *,
-        repeatable: bool,
-        deadline: float = DEADLINE,
-        waited: float = 0.0,
-        shared: bool = False,
-        writes: bool = False,
-    ) -> asyncio.Future[Result]:
-        """Send one statement, whose caller has `waited` so many seconds; return the future of what
-        comes back within `deadline` seconds.
-
-        `shared`: by several callers, who can go again alone when the server stops it. `writes`:
-        though it is `repeatable`.
-        """
-        job = _Job(sql, parameters, repeatable, deadline, waited, shared, writes or not repeatable)
-        self._start(job)
+    def run(self, job: Statement, *, first: bool = False) -> asyncio.Future[Result]:
+        """Send a statement, or have it wait its turn; return the future of its rows."""
+        while self._idle and self._may(job):
+            connection = self._idle.pop()
+            stale = first or connection.idle_since < job.started - _FRESH
+            if stale and not connection.silent():
+                self.discard(connection)
+                continue
+            if not connection.send(job):
+                self.release(connection)
+            return job.rows
+        self._waiting.add(job, first=first)
+        self._connect_on_demand()
         return job.rows
 
     async def close(self) -> None:
@@ -287,20 +286,7 @@ class Pool:
         for connection in list(self._open):
             self.discard(connection)
 
-    def _start(self, job: _Job, *, first: bool = False) -> None:
-        while self._idle and self._may(job):
-            connection = self._idle.pop()
-            stale = first or connection.idle_since < job.started - _FRESH
-            if stale and not connection.silent():
-                self.discard(connection)
-                continue
-            if not connection.send(job):
-                self.release(connection)
-            return
-        self._waiting.add(job, first=first)
-        self._connect_on_demand()
-
-    def _may(self, job: _Job) -> bool:
+    def _may(self, job: Statement) -> bool:
         """Return whether its owner has fewer under way than there are connections for others.
 
         Those that may take long leave half of them to the rest, whoever still waits for an answer.
@@ -331,7 +317,7 @@ class Pool:
         connection.close()
         self._connect_on_demand()
 
-    def lost(self, job: _Job, error: psycopg2.Error) -> None:
+    def lost(self, job: Statement, error: psycopg2.Error) -> None:
         """Take back a job whose connection, or one behind it, died under it."""
         job.unsure |= job.writes and (error.pgcode or "08").startswith("08")
         if (job.repeatable or error.pgcode == _STANDBY) and not job.sent_again:
@@ -340,10 +326,10 @@ class Pool:
         else:
             job.fail(Unavailable())
 
-    def send_again(self, job: _Job) -> None:
+    def send_again(self, job: Statement) -> None:
         """Start over with a job, before those that have waited less."""
         if not job.rows.done():
-            self._start(job, first=True)
+            self.run(job, first=True)
 
     def _connect_on_demand(self) -> None:
         have = len(self._open) + len(self._connecting)

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 import uvloop
 
-from engines.postgres import Pool
+from engines.postgres import Pool, Statement
 from errors import Unavailable
 from tests.support.api import create
 from tests.support.postgres import Postgres
@@ -35,7 +35,7 @@ def test_the_pool_keeps_its_connection(
         pool = Pool(url, 1)
 
         async def ask(owner: str, *, repeatable: bool) -> int:
-            (row,), _ = await pool.run(ASK, {"owner": owner}, repeatable=repeatable)
+            (row,), _ = await pool.run(Statement(ASK, {"owner": owner}, repeatable))
             return int(row[0])
 
         pid = await ask("here", repeatable=False)

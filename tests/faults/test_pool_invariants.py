@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import uvloop
 
-from engines.postgres import Pool, Undone
+from engines.postgres import Pool, Statement, Undone
 from errors import Unavailable
 from tests.support.postgres import Postgres
 from tests.support.processes import wait_until
@@ -42,7 +42,9 @@ class Callers:
         try:
             async with asyncio.timeout(patience):
                 parameters = {"n": n, "seconds": seconds, "owner": self.random.choice("abc")}
-                await self.pool.run(WRITE, parameters, repeatable=False, deadline=DEADLINE)
+                await self.pool.run(
+                    Statement(WRITE, parameters, repeatable=False, seconds=DEADLINE)
+                )
             self.told[n] = "done"
         except (Unavailable, TimeoutError) as error:
             self.told[n] = type(error)
@@ -96,7 +98,7 @@ def test_whatever_the_wire_does(
         ended.set()
         await asyncio.gather(*going)
         # It works again as if nothing had been.
-        rows = await pool.run("SELECT 1", {}, repeatable=True)
+        rows = await pool.run(Statement("SELECT 1", {}, repeatable=True))
         assert rows == ([(1,)], 1)
         await pool.close()
         return callers

@@ -23,7 +23,7 @@ from psycopg2.sql import SQL, Identifier
 
 from engines import BULK_DEADLINE, DEADLINE, postgres
 from engines.gather import Gatherer
-from engines.postgres import Pool, Undone
+from engines.postgres import Pool, Statement, Undone
 from engines.prepared import Prepared, Sql
 from errors import Unavailable
 from tests.support.needs import need
@@ -87,8 +87,7 @@ async def value(
     **parameters: object,
 ) -> Any:
     """The first column of the first row."""
-    how: Any = {"repeatable": repeatable, "deadline": deadline, "writes": writes}
-    rows, _ = await pool.run(sql, parameters, **how)
+    rows, _ = await pool.run(Statement(sql, parameters, repeatable, deadline, writes=writes))
     return rows[0][0]
 
 
@@ -125,8 +124,8 @@ def test_statements_share_the_connections_and_give_rows_and_counts(
                 *(value(pool, "SELECT %(n)s + 0", n=n) for n in range(50))
             )
             assert numbers == list(range(50))
-            assert await pool.run("SELECT 1 WHERE false", {}, repeatable=True) == ([], 0)
-            rows = await pool.run("VALUES (1, 'a'), (2, 'b')", {}, repeatable=True)
+            assert await pool.run(Statement("SELECT 1 WHERE false", {}, repeatable=True)) == ([], 0)
+            rows = await pool.run(Statement("VALUES (1, 'a'), (2, 'b')", {}, repeatable=True))
             assert rows == ([(1, "a"), (2, "b")], 2)
         assert proxy.counts.connections == 3
 
@@ -329,12 +328,12 @@ def test_what_a_pooler_or_a_migration_has_changed_is_done_all_the_same_and_once(
 
     async def scenario() -> None:
         async with pool_on(table) as pool:
-            await pool.run(before.format(**words), {}, repeatable=False)
-            await pool.run(prepared, {"id": 3}, repeatable=False)
-            await pool.run(between.format(**words), {}, repeatable=False)
-            await pool.run(prepared, {"id": 3}, repeatable=False)
+            await pool.run(Statement(before.format(**words), {}, repeatable=False))
+            await pool.run(Statement(prepared, {"id": 3}, repeatable=False))
+            await pool.run(Statement(between.format(**words), {}, repeatable=False))
+            await pool.run(Statement(prepared, {"id": 3}, repeatable=False))
             assert not pool.prepares
-            await pool.run(prepared, {"id": 3}, repeatable=False)
+            await pool.run(Statement(prepared, {"id": 3}, repeatable=False))
             assert await value(pool, "SELECT count(*) FROM counters WHERE id = 3") == 3
 
     run(scenario())
@@ -348,7 +347,7 @@ def test_of_several_that_find_nothing_prepared_at_once_each_is_done_once(
     async def scenario() -> None:
         async with pool_on(table, 4) as pool:
             for sql in (prepared, "DEALLOCATE ALL", prepared):
-                calls = (pool.run(sql, {"id": 3}, repeatable=False) for _ in range(4))
+                calls = (pool.run(Statement(sql, {"id": 3}, repeatable=False)) for _ in range(4))
                 await asyncio.gather(*calls)
             assert await value(pool, "SELECT count(*) FROM counters WHERE id = 3") == 8
 
@@ -366,7 +365,7 @@ def test_what_could_not_be_prepared_is_prepared_later(run: Run[Any], table: str)
             assert await value(pool, prepared, text="") == 0
 
             lock = "LOCK TABLE counters; SELECT pg_sleep(1)"
-            locked = pool.run(lock, {}, repeatable=False)
+            locked = pool.run(Statement(lock, {}, repeatable=False))
             await refused(value(pool, prepared, text="", deadline=1))  # stopped while it waits
             await locked
             assert await value(pool, prepared, text="") == 0
@@ -394,9 +393,9 @@ def test_a_read_that_loses_a_brand_new_only_connection_gets_another_at_once(
     run: Run[Any], dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send = postgres._Connection.send
-    sent: list[postgres._Job] = []
+    sent: list[Statement] = []
 
-    def send_on_a_dead_socket_first(self: postgres._Connection, job: postgres._Job) -> bool:
+    def send_on_a_dead_socket_first(self: postgres._Connection, job: Statement) -> bool:
         if not sent:
             with socket.socket(fileno=os.dup(self._fd)) as wire:
                 wire.shutdown(socket.SHUT_RDWR)
@@ -459,7 +458,9 @@ def test_two_statements_that_deadlock_are_both_done_once(
 
     async def scenario() -> None:
         async with pool_on(table, size=2) as pool:
-            await asyncio.gather(*(pool.run(sql, {}, repeatable=False) for sql in crossing))
+            await asyncio.gather(
+                *(pool.run(Statement(sql, {}, repeatable=False)) for sql in crossing)
+            )
             assert await value(pool, "SELECT array_agg(n) FROM counters") == [2, 2]
 
     run(scenario())

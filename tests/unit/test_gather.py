@@ -9,7 +9,7 @@ import pytest
 
 from engines import Result, gather
 from engines.gather import Gatherer
-from engines.postgres import Undone
+from engines.postgres import Statement, Undone
 from errors import Unavailable
 
 
@@ -19,18 +19,10 @@ class StandIn:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any], asyncio.Future[Result]]] = []
 
-    def run(
-        self,
-        sql: str,
-        parameters: Mapping[str, Any],
-        *,
-        repeatable: bool,
-        waited: float = 0,
-        shared: bool = False,
-    ) -> asyncio.Future[Result]:
-        rows: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.sent.append((sql, parameters, rows))
-        return rows
+    def run(self, job: Statement) -> asyncio.Future[Result]:
+        assert isinstance(job.sql, str)
+        self.sent.append((job.sql, job.parameters, job.rows))
+        return job.rows
 
 
 async def _three_calls(pool: StandIn, *, repeatable: bool = False) -> list[asyncio.Task[Result]]:
