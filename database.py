@@ -31,7 +31,6 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from engines import Result, postgres, sqlite
 from engines.gather import Gatherer
-from engines.prepared import Prepared
 from engines.spelling import Citus, read_timestamp
 from errors import Conflict, Unauthorized, Unavailable
 from models import FEED, TASK
@@ -114,12 +113,12 @@ class _Compiled:
         self.from_sql = [(place, convert) for place, convert in from_sql if convert]
 
     @cached_property
-    def prepared(self) -> Prepared:
+    def prepared(self) -> postgres.Prepared:
         """The statement, to be planned once a connection (PostgreSQL)."""
         types = {name: kind.compile(self._dialect) for name, kind in self._types.items()}
         # A parameter has no collation; its column has.
         bare = {name: kind.partition(" COLLATE")[0] for name, kind in types.items()}
-        return Prepared(self.sql, bare)
+        return postgres.Prepared(self.sql, bare)
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the driver takes of the values."""

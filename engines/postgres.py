@@ -10,13 +10,13 @@ import logging
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, cast
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_WRITE, new_type, parse_dsn, register_type
 
 from engines import DEADLINE, TICK, Queue, Result
-from engines.prepared import Prepared, Sql, spelt
 from engines.spelling import read_timestamp
 from errors import Unavailable
 
@@ -62,6 +62,28 @@ def connection_options(dsn: str) -> dict[str, Any]:
 
 class Undone(Unavailable):
     """503 after which nothing was done: never sent, or stopped and rolled back by the server."""
+
+
+class Prepared:
+    """What each connection plans once (PostgreSQL's manual: PREPARE), in psycopg2's spelling.
+
+    To plan it takes longer than to run it. `PREPARE` goes in the same message as the first
+    `EXECUTE`, so it is no round trip more. The name follows from the text: behind a pooler, where
+    connections are somebody else's too, a name never means another statement. `types` are those of
+    the parameters, as SQL.
+    """
+
+    def __init__(self, sql: str, types: Mapping[str, str]) -> None:
+        self.plain = sql
+        self.name = f"tasks_{sha256(sql.encode()).hexdigest()[:16]}"
+        text = sql % {name: f"${place}" for place, name in enumerate(types, 1)}
+        given = ", ".join(f"%({name})s" for name in types)
+        self.again = f"EXECUTE {self.name}({given})"
+        planned = text.replace("%", "%%")  # for psycopg2 reads it, too
+        self.first = f"PREPARE {self.name}({', '.join(types.values())}) AS {planned}; {self.again}"
+
+
+Sql = str | Prepared
 
 
 @dataclass(eq=False)
@@ -150,7 +172,7 @@ class _Connection:
             return False
         self.job = job
         try:
-            text = spelt(job.sql, self._prepared if self._pool.prepares else None)
+            text = self._spelt(job.sql)
             job.verb = text[:7]
             limited = f"SET LOCAL statement_timeout = {tenths}00; {text}"
             self._cursor.execute(limited, job.parameters)
@@ -158,6 +180,17 @@ class _Connection:
             return not self._end(error)
         # What fits the socket's empty buffer is written whole: only its answer is to come.
         return len(self._cursor.query) <= _SMALL or not self._advance()
+
+    def _spelt(self, sql: Sql) -> str:
+        """Return what to send, and note what that prepares."""
+        if isinstance(sql, str):
+            return sql
+        if not self._pool.prepares:
+            return sql.plain
+        if sql.name in self._prepared:
+            return sql.again
+        self._prepared[sql.name] = True
+        return sql.first
 
     def ready(self) -> None:
         """Read or write what there is to."""

@@ -23,8 +23,7 @@ from psycopg2.sql import SQL, Identifier
 
 from engines import BULK_DEADLINE, DEADLINE, postgres
 from engines.gather import Gatherer
-from engines.postgres import Pool, Statement, Undone
-from engines.prepared import Prepared, Sql
+from engines.postgres import Pool, Prepared, Sql, Statement, Undone
 from errors import Unavailable
 from tests.support.needs import need
 from tests.support.pgbouncer import PgBouncer
