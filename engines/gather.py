@@ -131,22 +131,18 @@ class Gatherer:
             numbered = [{"n": n, **call.parameters} for n, call in enumerate(calls)]
             sql = self._many
             parameters = {**self._constants, "calls": to_json(numbered).decode()}
-        sent = self._loop.time()
-        waited = sent - calls[0].since
-        job = Statement(sql, parameters, self._repeatable, waited=waited, shared=len(calls) > 1)
-        rows = self._pool.run(job)
-        rows.add_done_callback(lambda done: self._served(calls, sent, again, done))
+        since, shared = calls[0].since, len(calls) > 1
+        job = Statement(sql, parameters, self._repeatable, since=since, shared=shared)
+        self._pool.run(job).add_done_callback(lambda _: self._served(calls, job, again))
 
-    def _served(
-        self, calls: list[_Call], sent: float, again: bool, done: "asyncio.Future[Result]"
-    ) -> None:
+    def _served(self, calls: list[_Call], job: Statement, again: bool) -> None:
         self._in_flight -= not again
         self._under_way.remove(calls)
-        error = done.exception()
+        error = job.rows.exception()
         if error is None:
             # Forgotten bit by bit, since a database may move.
-            self._quickest = min(self._loop.time() - sent, self._quickest + 1e-5)
-            rows = done.result().rows
+            self._quickest = min(self._loop.time() - job.started, self._quickest + 1e-5)
+            rows = job.rows.result().rows
             answers = [rows] if len(calls) == 1 else [[] for _ in calls]
             if len(calls) > 1:
                 for row in rows:

@@ -88,17 +88,17 @@ Sql = str | Prepared
 
 @dataclass(eq=False)
 class Statement:
-    """A statement, how long its caller waits for it and has `waited`, and the future of its rows.
+    """A statement, how long its caller waits for it and `since` when, and the future of its rows.
 
-    `shared`: by several callers, who can go again alone when the server stops it. `writes`: though
-    it is `repeatable`.
+    `since` is by the loop's clock, 0 is now. `shared`: by several callers, who can go again alone
+    when the server stops it. `writes`: though it is `repeatable`.
     """
 
     sql: Sql
     parameters: Mapping[str, Any]
     repeatable: bool
     seconds: float = DEADLINE
-    waited: float = 0.0
+    since: float = 0.0
     shared: bool = False
     writes: bool = False
     sent_again: bool = False
@@ -113,7 +113,7 @@ class Statement:
         # looks); those that may take long wait apart from their owner's others.
         self.owner = self.parameters.get("owner", id(self)), self.long
         self.started = self.loop.time()
-        self.deadline = self.started + self.seconds - self.waited
+        self.deadline = (self.since or self.started) + self.seconds
         self.rows: asyncio.Future[Result] = self.loop.create_future()
 
     def limit(self) -> int:
