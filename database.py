@@ -171,7 +171,6 @@ class Database:
         while True:
             try:
                 await asyncio.to_thread(self._bring_to_head)
-                await self.is_current()  # so that the first request finds a connection
                 # A role that may only read does without. Nobody else: with another identity than
                 # other workers have, this one would refuse the tags of their lists.
                 with suppress(psycopg2.errors.InsufficientPrivilege):
