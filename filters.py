@@ -6,7 +6,7 @@ json-server gives each field five filters; `FIELDS` says how the value of each i
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, NamedTuple, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import sqlalchemy
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, WithJsonSchema, create_model
@@ -217,8 +217,7 @@ def _clause(name: str, field: str, operator: str) -> ColumnElement[bool]:
         return contains(_as_text(column), bindparam(name, type_=Text()))
     if operator == "in":
         return one_of(column, bindparam(name, type_=NumberList))
-    value = bindparam(name, type_=column.type)
-    return cast(ColumnElement[bool], _COMPARISONS[operator](column, value))
+    return _COMPARISONS[operator](column, bindparam(name, type_=column.type))
 
 
 def _as_text(column: Any) -> Any:
@@ -230,7 +229,7 @@ def _as_text(column: Any) -> Any:
     return sqlalchemy.cast(column, Text())
 
 
-_COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+_COMPARISONS: Final[Mapping[str, Callable[[Any, Any], ColumnElement[bool]]]] = {
     "eq": lambda column, value: column.is_not_distinct_from(value),
     "ne": lambda column, value: column.is_distinct_from(value),
     "lt": lambda column, value: column < value,
