@@ -10,7 +10,7 @@ import os
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, Update, bindparam, case, delete, func, select, update
 
 from database import Database
 from errors import Unauthorized, Unavailable
@@ -38,11 +38,19 @@ _told: ColumnElement[bool] = (gone.user_id == OWNER) & (gone.gone_at < _before)
 _whose_gone = select(gone.user_id).where(gone.gone_at < _before).order_by(gone.gone_at).limit(1)
 _few = select(gone.id).where(_told).order_by(gone.position).limit(_STEP)
 _these = _told & gone.id.in_(_few)
-_latest = select(func.max(gone.position)).where(_these).scalar_subquery()
-_later = case((_latest > feed.forgotten, _latest), else_=feed.forgotten)
-_remember = update(FEED).where(feed.user_id == OWNER).values(forgotten=_later)
-_forgotten = delete(GONE).where(_these)
-_forget = _remember.add_cte(_forgotten.cte("forgotten")).execution_options(on_sqlite=_forgotten)
+
+
+def _remembering(positions: Select[tuple[int]]) -> Update:
+    latest = positions.scalar_subquery()
+    later = case((latest > feed.forgotten, latest), else_=feed.forgotten)
+    return update(FEED).where(feed.user_id == OWNER).values(forgotten=later)
+
+
+_forget_there = delete(GONE).where(_these)
+_forgotten = _forget_there.returning(gone.position).cte("forgotten")
+_forget = _remembering(select(func.max(_forgotten.c.position)))
+_forget = _forget.execution_options(on_sqlite=_forget_there)
+_remember = _remembering(select(func.max(gone.position)).where(_these))
 
 
 async def keep_emptying(database: Database) -> None:
