@@ -259,6 +259,7 @@ class Database:
             deadline=query.deadline,
             first=beside(query.raises),
             then=beside(query.then),
+            alone=query.alone,
         )
 
     def _gatherer(self, pool: postgres.Pool, query: Query, one: _Compiled) -> Gatherer | None:

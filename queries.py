@@ -46,6 +46,7 @@ class Query(NamedTuple):
     deadline: float = DEADLINE  # seconds
     raises: sa.ClauseElement | None = None  # what SQLite runs before it, in one transaction
     then: sa.ClauseElement | None = None  # and after it
+    alone: bool = False  # in a transaction that no other call's statement shares (SQLite)
     each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
 
 
@@ -129,9 +130,8 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
         return Query(_create, values, many=gathered.CREATE, planned_once=True, raises=RAISE_OR_MAKE)
     values |= {"key": key, **_once(new)}
     once = _create_by_uid if new.uid else _create_by_key
-    # With both it may be refused when SQLite has raised the position: long ones share nothing.
-    deadline = BULK_DEADLINE if key and new.uid else DEADLINE
-    return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE, deadline=deadline)
+    alone = bool(key and new.uid)  # with both it may be refused after the position is raised
+    return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE, alone=alone)
 
 
 def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:

@@ -73,10 +73,11 @@ class _Job:
     first: Sequence[Step]
     then: Sequence[Step]
     seconds: float
+    alone: bool
 
     def __post_init__(self) -> None:
         # What may be slow shares no transaction, nor what could fail after it has done something.
-        self.alone = self.seconds > DEADLINE or bool(self.then)
+        self.alone |= self.seconds > DEADLINE or bool(self.then)
         self.deadline = monotonic() + self.seconds
         self.outcome: Result | Exception = Result([], 0)  # a list of its own
         self.rows: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -155,15 +156,17 @@ class Pool:
         deadline: float = DEADLINE,
         first: Sequence[Step] = (),
         then: Sequence[Step] = (),
+        alone: bool = False,
     ) -> Result:
-        """Run a statement once for each call, all or none; `first` before it, and `then` after.
+        """Run a statement once for each call, all or none; `first` before it, and `then` after;
+        `alone` where it could fail after `first`.
 
         Return what came back, at most `deadline` seconds from now.
         """
         reads = sql.startswith(("SELECT", "WITH")) and not first
         if reads and deadline <= DEADLINE and (rows := self._read_at_once(sql, calls[0])):
             return rows
-        job = _Job(sql, calls, calls[0].get("owner"), first, then, deadline)
+        job = _Job(sql, calls, calls[0].get("owner"), first, then, deadline, alone)
         if reads:
             self._reads.add(job)
             self._begin_reads()
