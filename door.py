@@ -100,7 +100,7 @@ async def not_lost(
         return receive, [(b"connection", b"close")] if ends else []
     first = await receive()
     if not first.get("body") and not first.get("more_body"):
-        detail = "The body was lost, since the request asks to upgrade the connection."
+        detail = "The body was lost: nothing is read after a request to upgrade, or CONNECT."
         raise ApiError(400, detail, headers=_UNREAD)
     came = [first]
 
@@ -155,7 +155,7 @@ class Clients:
     def begin(self, transport: Any) -> None:
         """Remember that a client waits for the answer that the current task makes."""
         self._waiting[transport] = asyncio.current_task()
-        if not self._looking:
+        if not self._looking or self._looking.done():
             self._looking = asyncio.create_task(self._look())
 
     def note(self, transport: Any) -> None:
