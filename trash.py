@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Select, Update, bindparam, case, delete, func, select, update
 
 from database import Database
-from errors import Unauthorized, Unavailable
+from errors import ApiError
 from filters import OWNED
 from models import FEED, GONE, TASK
 from positions import OWNER, RAISE
@@ -59,8 +59,9 @@ async def keep_emptying(database: Database) -> None:
     while True:
         try:
             await empty(database)
-        except (Unavailable, Unauthorized):  # it is away, or an account was deleted meanwhile
-            log.warning("the trash is emptied later")
+        except Exception as error:  # usually it is away, or an account was deleted meanwhile
+            unexpected = not isinstance(error, ApiError)
+            log.warning("the trash is emptied later", exc_info=unexpected)
         await asyncio.sleep(_PERIOD)
 
 

@@ -1,6 +1,7 @@
 """The trash is emptied again and again."""
 
 import asyncio
+import sqlite3
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from errors import Unauthorized, Unavailable
 
 
 def test_it_goes_on_whatever_a_try_has_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[Exception | None] = [Unavailable(), Unauthorized(), None]
+    tries: list[Exception | None] = [Unavailable(), Unauthorized(), sqlite3.IntegrityError(), None]
 
     async def empty(_: Database) -> None:
         if not tries:
