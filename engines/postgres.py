@@ -24,9 +24,6 @@ log = logging.getLogger("tasks")
 
 GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's answer to arrive in
 _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
-_SMALL: Final = 4096  # bytes of a statement that libpq writes at once
-_FRESH: Final = 0.05  # seconds since its last answer in which a connection is taken to be alive
-_MANY: Final = 100  # rows
 # What the URL does not say. The kernel gives up on a peer that died without a word.
 _DEFAULTS: Final = {
     "client_encoding": "UTF8",
@@ -144,7 +141,6 @@ class _Connection:
 
     def __init__(self, pool: "Pool", raw: Any) -> None:
         self.job: Statement | None = None
-        self.idle_since = 0.0  # when its last job started, which is near enough and costs nothing
         self._pool = pool
         self._raw = raw
         register_type(_TIMESTAMP, raw)
@@ -178,8 +174,7 @@ class _Connection:
             self._cursor.execute(limited, job.parameters)
         except Exception as error:  # what is no SQL, such as text with a NUL, included
             return not self._end(error)
-        # What fits the socket's empty buffer is written whole: only its answer is to come.
-        return len(self._cursor.query) <= _SMALL or not self._advance()
+        return not self._advance()
 
     def _spelt(self, sql: Sql) -> str:
         """Return what to send, and note what that prepares."""
@@ -217,7 +212,6 @@ class _Connection:
     def _end(self, error: Exception | None) -> bool:
         job, self.job = self.job, None
         assert job
-        self.idle_since = job.started
         code = getattr(error, "pgcode", None) or ""
         name = job.sql.name if isinstance(job.sql, Prepared) else ""
         if error and job.verb == "PREPARE":  # nobody knows whether it is prepared now
@@ -251,8 +245,7 @@ class _Connection:
         try:
             rows = self._cursor.fetchall() if self._cursor.description else []
             job.rows.set_result(Result(rows, self._cursor.rowcount))
-            if len(rows) > _MANY:  # else it keeps what libpq has read until its next statement
-                self._cursor = self._raw.cursor()
+            self._cursor = self._raw.cursor()  # the old one keeps what libpq has read
         except Exception as error:  # what Python has no value for, such as a date before Christ
             job.fail(error)
 
@@ -298,13 +291,11 @@ class Pool:
         """Send a statement, or have it wait its turn; return the future of its rows."""
         while self._idle and self._may(job):
             connection = self._idle.pop()
-            stale = first or connection.idle_since < job.started - _FRESH
-            if stale and not connection.silent():
-                self.discard(connection)
-                continue
-            if not connection.send(job):
-                self.release(connection)
-            return job.rows
+            if connection.silent():
+                if not connection.send(job):
+                    self.release(connection)
+                return job.rows
+            self.discard(connection)
         self._waiting.add(job, first=first)
         self._connect_on_demand()
         return job.rows
@@ -324,9 +315,6 @@ class Pool:
 
         Those that may take long leave half of them to the rest, whoever still waits for an answer.
         """
-        busy = len(self._open) - len(self._idle)
-        if busy * 2 < self._size and not job.long:
-            return True
         owners = [it.job.owner for it in self._open if it.job and it.job.long >= job.long]
         room = max(1, self._size // 2) if job.long else self._size
         return owners.count(job.owner) < room - len(owners)
