@@ -55,13 +55,9 @@ def _database(url: SecretStr) -> SecretStr:
         ):  # one of these is a piece of the password, and what fails would say it
             raise broken("must have its password percent-encoded: %40 for @, %2F for /")
         return url
-    file = value.removeprefix("sqlite:///")
-    if file == value:
-        raise broken("must be a sqlite:/// or postgresql:// URL")
-    if file in ("", ":memory:"):
-        raise broken("must name a file, such as sqlite:///tasks.db: tasks outlive the process")
-    if re.search(r"^file:|://|\?", file):  # what begins so SQLite may take for a URI
-        raise broken("must be sqlite:/// and the path of a file, and nothing else")
+    # What begins with `file:`, SQLite may take for a URI.
+    if not re.fullmatch(r"sqlite:///(?!:memory:$|file:)((?!://)[^?])+", value):
+        raise broken("must be a postgresql:// URL, or sqlite:/// and the path of a file")
     return url
 
 

@@ -155,22 +155,21 @@ class Stream(Response):
         del self.headers["content-length"]
         self.whose, self.since, self.limit = whose, known.since, known.limit
         self._live, self._check = live, check
-        self._loop = asyncio.get_running_loop()
-        self._due = self._loop.time() + _BEAT  # when to say at least a comment
+        self._due = time.monotonic() + _BEAT  # when to say at least a comment
         self._until = math.inf  # when the token no longer counts, by the clock
-        self._roused: asyncio.Future[None] = self._loop.create_future()  # an Event takes 0.7 kB
+        self._roused = asyncio.Event()
         self._over = False
         self.wake()
 
     def wake(self) -> None:
         """Look for changes."""
         self._behind = True
-        self._rouse()
+        self._roused.set()
 
     def end(self) -> None:
         """Say no more."""
         self._over = True
-        self._rouse()
+        self._roused.set()
 
     def look_at_the_clock(self, now: float) -> None:
         """Stop when it is time to or the client has gone; do not be silent for too long."""
@@ -178,12 +177,8 @@ class Stream(Response):
         gone = not self._transport or self._transport.is_closing()
         if gone or now + _LATE > self._until:
             self.end()
-        elif self._loop.time() > self._due:  # which no clock that is set back puts off
-            self._rouse()
-
-    def _rouse(self) -> None:
-        if not self._roused.done():
-            self._roused.set_result(None)
+        elif time.monotonic() > self._due:  # which no clock that is set back puts off
+            self._roused.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer (ASGI)."""
@@ -206,11 +201,11 @@ class Stream(Response):
 
     async def _next(self) -> bytes:
         """Wait for what there is to say: an event, and every now and then a comment."""
-        await self._roused
-        self._roused = self._loop.create_future()
+        await self._roused.wait()
+        self._roused.clear()
         said = b""
-        if self._loop.time() > self._due and not self._over:
-            self._due = self._loop.time() + _BEAT
+        if time.monotonic() > self._due and not self._over:
+            self._due = time.monotonic() + _BEAT
             with suppress(Unavailable):  # nobody can say now
                 await self._check()
             said = KEEPALIVE_COMMENT
