@@ -1,7 +1,7 @@
-"""A rolling update: what the last released version says to the database goes on working.
+"""A rolling update: what the oldest version says to the database goes on working.
 
-`released_statements.json` has the statements of that version, with parameters, as it compiled them.
-When a version is released it is written anew.
+`released_statements.json` has the statements of that version, which is from before 0003, with
+parameters, as it compiled them.
 """
 
 import json
