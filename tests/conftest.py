@@ -174,7 +174,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     results: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            if version := dict(report.user_properties).get("database"):
+            # A module that fails when it is collected has none.
+            if version := dict(getattr(report, "user_properties", ())).get("database"):
                 results.setdefault(str(version), Counter())[outcome] += 1
     if results:
         terminalreporter.section("databases")
