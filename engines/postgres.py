@@ -315,6 +315,9 @@ class Pool:
 
         Those that may take long leave half of them to the rest, whoever still waits for an answer.
         """
+        busy = len(self._open) - len(self._idle)
+        if busy * 2 < self._size and not job.long:
+            return True
         owners = [it.job.owner for it in self._open if it.job and it.job.long >= job.long]
         room = max(1, self._size // 2) if job.long else self._size
         return owners.count(job.owner) < room - len(owners)
