@@ -193,7 +193,9 @@ class Clients:
         behind, self._behind = self._behind, {}
         haste = sum(self._large.values()) > _ON_THEIR_WAY
         for transport in written | behind.keys():
-            unsent = transport.get_write_buffer_size()
+            unsent = 0
+            with suppress(AttributeError):  # asyncio's TLS does not know where the client has gone
+                unsent = transport.get_write_buffer_size()
             before, since = behind.get(transport, (0, now))
             large = transport in self._large  # and so read when the next part of it is sent
             if transport in written or (unsent < before and not large):

@@ -3,10 +3,12 @@
 import json
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -14,10 +16,12 @@ import pytest
 
 import door
 from tests.conftest import Database
+from tests.support.certificate import self_signed
 from tests.support.load import Request, at_once
 from tests.support.processes import wait_until
 from tests.support.service import Service, changed_service
 
+HASTY = "import door\ndoor.PATIENCE = 2\nfrom main import app as app\n"
 TITLES = [str(number) for number in range(1000)]
 
 
@@ -26,9 +30,8 @@ def large(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A service of little patience whose current user has a list of 10 MB: no socket takes that."""
     assert door.PATIENCE == 10  # seconds, as documented
     directory = tmp_path_factory.mktemp("hasty")
-    hasty = "import door\ndoor.PATIENCE = 2\nfrom main import app as app\n"
     with changed_service(
-        directory, hasty, DATABASE_URL=database.url, DEFAULT_USER_ID="large"
+        directory, HASTY, DATABASE_URL=database.url, DEFAULT_USER_ID="large"
     ) as service:
         with httpx2.Client(base_url=service.url, trust_env=False) as client:
             for title in TITLES:
@@ -83,6 +86,34 @@ def test_who_never_reads_is_let_go_and_holds_up_nobody(large: Service) -> None:
     wait_until(lambda: len(ends()) == len(wires), "the lines, which follow the ends")
     assert "499" in ends()
     assert "Traceback" not in large.log
+
+
+def test_who_never_reads_over_tls_is_let_go_while_others_hang_up(
+    large: Service, database: Database, tmp_path: Path
+) -> None:
+    """On asyncio's own loop, whose TLS does not know what is unsent where a client has gone."""
+    key, certificate = map(str, self_signed())
+    tls = ssl._create_unverified_context()
+    service = changed_service(
+        tmp_path,
+        HASTY,
+        DATABASE_URL=database.url,
+        DEFAULT_USER_ID="large",
+        args=["--loop", "asyncio", "--ssl-keyfile", key, "--ssl-certfile", certificate],
+    ).start(wait=False)  # which would ask without TLS
+
+    def hang_up() -> bool:
+        with suppress(OSError), tls.wrap_socket(ask(service, b"")) as wire:
+            wire.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return bool(wire.recv(1000))
+        return False
+
+    with service:
+        wait_until(hang_up, "it answers")
+        with tls.wrap_socket(ask(service, b"")) as wire:
+            wire.sendall(LIST)
+            wait_until(lambda: hang_up() and "GET /api/tasks 499" in service.log, "it is let go")
+        assert "Traceback" not in service.log
 
 
 @pytest.mark.parametrize("path", ["/api/tasks?limit=5", "/docs", "/openapi.json", "/api/tasks/x"])

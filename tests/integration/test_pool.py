@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,19 +15,17 @@ import psutil
 import psycopg2
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg2.sql import SQL, Identifier
 
 from engines import BULK_DEADLINE, DEADLINE, postgres
 from engines.gather import Gatherer
 from engines.postgres import Pool, Prepared, Sql, Statement, Undone
 from errors import Unavailable
+from tests.support.certificate import self_signed
 from tests.support.needs import need
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres, failover_url
-from tests.support.processes import drop_root, scratch_directory, wait_until
+from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
 
 T = TypeVar("T")
@@ -515,37 +512,14 @@ def encrypted(own_postgres: Postgres) -> Iterator[tuple[PgBouncer, Path]]:
     It is PgBouncer, for the PostgreSQL of the wheel is built without TLS.
     """
     need("pgbouncer", "apt-get install pgbouncer")
-    directory = scratch_directory("certificate", unprivileged=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    files = {
-        "key.pem": key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-        "certificate.pem": certificate.public_bytes(pem),
-    }
-    for file, content in files.items():
-        (directory / file).write_bytes(content)
-        (directory / file).chmod(0o600)
-        if identity := drop_root():
-            os.chown(directory / file, identity["user"], identity["group"])
-    key_file, certificate_file = (str(directory / file) for file in files)
+    key, certificate = self_signed()
     with PgBouncer(
         own_postgres,
         client_tls_sslmode="require",
-        client_tls_key_file=key_file,
-        client_tls_cert_file=certificate_file,
+        client_tls_key_file=str(key),
+        client_tls_cert_file=str(certificate),
     ) as server:
-        yield server, directory / "certificate.pem"
+        yield server, certificate
 
 
 @pytest.mark.parametrize("checked", [False, True], ids=["require", "verify-ca"])
