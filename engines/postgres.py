@@ -240,12 +240,12 @@ class _Connection:
         return True
 
     def _deliver(self, job: Statement) -> None:
+        cursor, self._cursor = self._cursor, self._raw.cursor()  # the old one keeps the answer
         if job.rows.done():  # whoever asked is gone
             return
         try:
-            rows = self._cursor.fetchall() if self._cursor.description else []
-            job.rows.set_result(Result(rows, self._cursor.rowcount))
-            self._cursor = self._raw.cursor()  # the old one keeps what libpq has read
+            rows = cursor.fetchall() if cursor.description else []
+            job.rows.set_result(Result(rows, cursor.rowcount))
         except Exception as error:  # what Python has no value for, such as a date before Christ
             job.fail(error)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import socket
@@ -109,6 +110,7 @@ async def refused(statement: Coroutine[Any, Any, Any]) -> Unavailable:
 
 BACKEND = "SELECT pg_backend_pid()"
 SLEEP = "SELECT pg_sleep(0.2)"
+LONG = "SELECT generate_series(1, 1000) FROM pg_sleep(0.1)"
 
 
 def test_statements_share_the_connections_and_give_rows_and_counts(
@@ -201,6 +203,18 @@ def test_a_cancelled_request_leaves_its_connection_usable(
             assert await value(pool, BACKEND) == backend
             assert (running.cancelled(), waiting.cancelled()) == (True, True)
         assert not any("never sent" in sql for sql in proxy.counts.sql)
+
+    run(scenario())
+
+
+def test_a_long_answer_is_kept_for_nobody_when_its_caller_has_gone(run: Run[Any], dsn: str) -> None:
+    async def scenario() -> None:
+        async with pool_on(dsn, 2) as pool:
+            await answered(pool)
+            pool.run(Statement(LONG, {}, False)).cancel()
+            await value(pool, SLEEP)  # on another connection, meanwhile
+            held = [it for it in gc.get_objects() if isinstance(it, psycopg2.extensions.cursor)]
+            assert not [it for it in held if it.rowcount == 1000]
 
     run(scenario())
 
