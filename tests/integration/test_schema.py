@@ -896,5 +896,8 @@ def test_the_migrated_schema_is_that_of_the_models(new_database: Database) -> No
 
 
 def normal(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the row without differences of layout."""
-    return tuple(" ".join(value.split()) if isinstance(value, str) else value for value in row)
+    """Return the row without differences of layout, such as SQLite's ADD COLUMN makes."""
+    return tuple(
+        " ".join(re.sub("([,)])", r" \1 ", value).split()) if isinstance(value, str) else value
+        for value in row
+    )
