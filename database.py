@@ -315,7 +315,7 @@ class Database:
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
-                raise StartupError(f"has a schema not of this service: {error}") from error
+                raise StartupError(f"has a newer schema, or another service's: {error}") from error
             except DBAPIError as error:
                 code = getattr(error.orig, "pgcode", None) or ""
                 if error.connection_invalidated or code.startswith(_STOOD_IN_THE_WAY):

@@ -22,7 +22,7 @@ _PARTS: Final = {
     ("MONTHLY", "BYDAY"): (f"(-1|[1-4]){_DAY}", "must be one day with 1 to 4 or -1 (2TU)"),
     ("MONTHLY", "BYMONTHDAY"): ("-1|[1-9]|[12][0-9]|3[01]", "must be one day, 1 to 31 or -1"),
 }
-_UNKNOWN: Final = ("(?!)", "must not be in such a rule")
+_UNKNOWN: Final = ("(?!)", "must not be in such a rule; one is FREQ=DAILY;COUNT=10")
 _NOT_WITH: Final = {"COUNT": "UNTIL", "BYDAY": "BYMONTHDAY"}
 # What is in none of so many months, each as far from the last, is in none: after 400 years the
 # calendar comes again.

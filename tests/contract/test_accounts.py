@@ -8,10 +8,20 @@ import httpx2
 import pytest
 
 from tests.conftest import Database
-from tests.contract.test_readme import ACCOUNT, ACCOUNTS_PAGE, ADDRESS, block, bundle
+from tests.contract.test_readme import (
+    ACCOUNT,
+    ACCOUNTS_PAGE,
+    ADDRESS,
+    HANDED_OVER,
+    block,
+    bundle,
+    execute,
+)
 from tests.integration.test_accounts import bearer, sign_up, with_accounts
 from tests.support.browser import Chromium, Page, Site
+from tests.support.postgres import Postgres
 from tests.support.processes import wait_until
+from tests.support.service import Service
 
 # A page's whole life with the service; each line of `story` is what came of one call.
 STORY = """
@@ -209,3 +219,32 @@ def test_the_document_has_the_calls_of_accounts_and_none_of_their_other_names(
     assert document["paths"]["/api/auth/login"]["post"]["security"] == []
     password = document["components"]["schemas"]["SignUp"]["properties"]["password"]
     assert (password["minLength"], password["maxLength"]) == (8, 128)
+
+
+@pytest.mark.parametrize("own", [[], [{"title": "own"}]])
+@pytest.mark.parametrize("name", ["sqlite", "postgresql"])
+def test_tasks_from_before_auth_are_handed_over_while_the_service_runs(
+    name: str, own: list[dict[str, str]], own_postgres: Postgres, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/tasks.db" if name == "sqlite" else own_postgres.create_database()
+    with Service(DATABASE_URL=url) as service:
+        before = [{"title": "one", "uid": "one"}, {"title": "two"}]
+        httpx2.post(f"{service.url}/api/tasks", json=before).raise_for_status()
+        httpx2.delete(f"{service.url}/api/tasks?title=two").raise_for_status()
+    with (
+        with_accounts(Database(name, url, "")) as service,
+        httpx2.Client(base_url=service.url, trust_env=False) as client,
+    ):
+        ann = sign_up(client, "ann@example.com")
+        client.headers.update(bearer(ann.token))
+        for task in own:
+            client.post("/api/tasks", json=task).raise_for_status()
+        tag = client.get("/api/tasks").headers["ETag"]
+        known = client.get("/api/tasks/changes").json()["position"]
+        execute(block(HANDED_OVER).replace("'ID'", f"'{ann.id}'"), url)
+        page = client.get(f"/api/tasks/changes?since={known}").json()
+        seen = [(task["title"], task["deleted"]) for task in page["changes"]]
+        assert seen == [("one", False), ("two", True)]
+        assert client.get("/api/tasks", headers={"If-None-Match": tag}).status_code == 200
+        assert client.patch("/api/tasks/one", json={"priority": "high"}).status_code == 200
+        assert client.get("/api/tasks/stats").json()["total"] == 1 + len(own)

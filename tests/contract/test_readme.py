@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import httpx2
 import jwt
+import psycopg2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -56,6 +58,9 @@ ACCOUNT = ("js", "/api/auth/signup")
 ACCOUNTS_PAGE = ("html", "importmap")
 SECRET_TOKEN = ("js", "SignJWT")
 POSTGRESQL = ("sh", "postgresql://")
+RIGHTS = ("sql", "GRANT")
+RESTORED = ("sql", "forgotten = position")
+HANDED_OVER = ("sql", "user_id = 'demo'")
 WORKERS = ("sh", "--workers")
 TELEMETRY = ("sh", "OTEL_EXPORTER")
 DOCUMENT = ("sh", "main.app.openapi()")
@@ -70,6 +75,7 @@ EXECUTED = [
     *(RUN, TEST, FETCH, REPEAT, REACT, TYPES, TYPESCRIPT, BETTER_AUTH, BETTER_AUTH_CALL, SECRET),
     *(SECRET_TOKEN, ACCOUNT, ACCOUNTS_PAGE, POSTGRESQL, WORKERS, TELEMETRY, DOCUMENT, AGENT),
     *(EVENT_SOURCE, *SYNCS.values()),  # by test_live_clients.py
+    *(RIGHTS, HANDED_OVER, RESTORED),  # the second by test_accounts.py, the last by test_changes.py
 ]
 ADDRESS = "http://localhost:8000"
 API = PAGES[REPOSITORY / "docs/api.md"]
@@ -87,7 +93,7 @@ def section(title: str) -> str:
 
 
 def test_every_block_that_could_run_is_run() -> None:
-    languages = {"sh", "js", "jsx", "ts", "html", "python"}
+    languages = {"sh", "js", "jsx", "ts", "html", "python", "sql"}
     runnable = [text for language, text in BLOCKS if language in languages]
     assert sorted(runnable) == sorted(map(block, EXECUTED))
     untested = {language for language, _ in BLOCKS} - languages
@@ -190,6 +196,18 @@ def shell(script: str, directory: Path, **variables: str) -> None:
     subprocess.run(command, cwd=directory, env=environment(**variables), check=True, timeout=120)
 
 
+def execute(script: str, url: str) -> None:
+    """Run a block of SQL on a database."""
+    if url.startswith("sqlite:"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+            file.executescript(script)
+            file.commit()
+    else:
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            connection.autocommit = True
+            connection.cursor().execute(script)
+
+
 class Running:
     """A server that a block has started; what it said is in `log`."""
 
@@ -276,6 +294,35 @@ def test_the_lines_for_postgresql_serve_from_it(set_up: Path, own_postgres: Post
     with served(script, set_up) as running:
         httpx2.post(f"{running.url}/api/tasks", json={"title": "task"}).raise_for_status()
         assert "PostgreSQL at 127.0.0.1" in running.log
+
+
+def test_a_role_with_no_more_than_the_rights_of_the_page_serves(
+    set_up: Path, own_postgres: Postgres
+) -> None:
+    owners = own_postgres.create_database()
+    execute("CREATE ROLE tasks LOGIN PASSWORD 'few'", owners)
+    (upgrade,) = set(re.findall("`(.venv/bin/alembic upgrade head)`", "".join(PAGES.values())))
+    shell(upgrade, set_up, DATABASE_URL=owners)
+    execute(block(RIGHTS), owners)
+    settings = {"DATABASE_URL": re.sub("//.*@", "//tasks:few@", owners), "AUTH_SECRET": "x" * 32}
+    line = " ".join(f"{name}={value}" for name, value in settings.items())
+    with (
+        served(f"{line} AUTH_ACCOUNTS=true .venv/bin/uvicorn main:app", set_up) as running,
+        httpx2.Client(base_url=running.url) as client,
+    ):
+        person = {"email": "ann@example.com", "password": "correct horse"}
+        token = client.post("/api/auth/signup", json=person).json()["access_token"]
+        wrong = client.post("/api/auth/login", json=person | {"password": "wrong"})
+        assert wrong.status_code == 401
+        client.headers["Authorization"] = f"Bearer {token}"
+        task = {"title": "task", "due_date": "2026-11-21", "recurrence": "FREQ=DAILY"}
+        made = client.post("/api/tasks", json=task)
+        done = client.patch(f"{made.headers['Location']}/complete", json={"completed": True})
+        assert done.status_code == 200
+        assert client.delete("/api/tasks").json() == {"deleted": 2}
+        assert client.delete("/api/tasks?deleted=true").json() == {"deleted": 2}
+        del person["email"]
+        assert client.request("DELETE", "/api/auth/me", json=person).status_code == 200
 
 
 def test_the_lines_for_opentelemetry_send_spans(set_up: Path) -> None:

@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 
 from tests.conftest import Database
+from tests.contract.test_readme import RESTORED, block, execute
 from tests.support.events import Listener
 from tests.support.load import Client, Request, at_once
 from tests.support.pgbouncer import PgBouncer
@@ -257,6 +258,30 @@ def test_after_a_restore_clients_are_told_to_begin_anew(new_database: Database) 
         asyncio.run(catch_up(service.url, copy))
         assert [task["title"] for task in copy.tasks.values()] == ["in the backup", "new"]
         assert copy.tasks == everything(client, "ann")
+
+
+def test_after_a_restore_and_the_statement_for_it_the_new_is_not_taken_for_the_lost(
+    new_database: Database,
+) -> None:
+    path = "/api/ann/tasks"
+    with (
+        Service(DATABASE_URL=new_database.url) as service,
+        httpx2.Client(base_url=service.url, trust_env=False) as client,
+    ):
+        client.post(path, json={"title": "in the backup"})
+        backup = saved(new_database.url)
+        client.post(path, json={"title": "lost"})
+        tag = client.get(path).headers["ETag"]
+        known = client.get(f"{path}/changes").json()["position"]
+        restore(new_database.url, backup)
+        execute(block(RESTORED), new_database.url)
+        client.post(path, json={"title": "new"})
+        assert client.get(path, headers={"If-None-Match": tag}).status_code == 200
+        assert client.patch(path, json={}, headers={"If-Match": tag}).status_code == 412
+        assert client.get(f"{path}/changes?since={known}").status_code == 410
+        copy = Copy("ann")
+        asyncio.run(catch_up(service.url, copy))
+        assert [task["title"] for task in copy.tasks.values()] == ["in the backup", "new"]
 
 
 def saved(url: str) -> dict[str, list[Any]]:

@@ -66,6 +66,11 @@ def test_the_released_version_goes_on_serving_on_the_new_schema(new_database: Da
         tasks = client.get("/api/old/tasks").json()
         assert len({task["uid"] for task in tasks}) == len(tasks) >= 3
         first = min(tasks, key=lambda task: int(task["id"]))
+        again = client.post(
+            "/api/old/tasks", json={"title": "c"}, headers={"Idempotency-Key": "key"}
+        )
+        assert again.status_code == 201, again.text
+        assert again.headers["Idempotency-Replayed"] == "true"
         changed = client.patch(f"/api/old/tasks/{first['uid']}", json={"title": "new"})
         assert changed.status_code == 200
         page = client.get("/api/old/tasks/changes").json()

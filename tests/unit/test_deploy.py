@@ -1,7 +1,14 @@
 """The image and the manifests: what can be said of them without a daemon."""
 
 import ast
+import os
 import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -77,12 +84,28 @@ def test_the_image_is_started_as_is_advised_for_any_host() -> None:
         assert f'"{option}", "{value}"' in DOCKERFILE
 
 
+def in_the_image() -> list[Path]:
+    """Return what `.dockerignore` lets into the image."""
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert ignored[1] == "*"
+    taken = [line[1:] for line in ignored if line.startswith("!")]
+    return [path for pattern in taken for path in REPOSITORY.glob(pattern)]
+
+
+def test_the_image_takes_the_schema_up_and_back(tmp_path: Path) -> None:
+    for path in in_the_image():
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
+    environ = {"PATH": os.environ["PATH"], "DATABASE_URL": f"sqlite:///{tmp_path}/tasks.db"}
+    for words in ("upgrade head", "downgrade 0005"):
+        command = [sys.executable, "-m", "alembic", *words.split()]
+        subprocess.run(command, cwd=tmp_path, env=environ, check=True, timeout=60)
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as connection:
+        assert connection.execute("SELECT * FROM tasks_schema_version").fetchall() == [("0005",)]
+
+
 def test_what_the_image_takes_in_is_all_that_runs() -> None:
     """Whatever a module imports of this repository is in the image, and no test or tool is."""
-    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
-    taken = [line[1:] for line in ignored if line.startswith("!")]
-    assert ignored[1] == "*"
-    files = [path for pattern in taken for path in REPOSITORY.glob(pattern)]
+    files = in_the_image()
     modules = [path for path in files if path.suffix == ".py"]
     for room in (path for path in files if path.is_dir()):
         modules += room.rglob("*.py")

@@ -277,6 +277,12 @@ def test_a_rule_outside_the_subset_is_refused_by_its_part(rule: str, part: str) 
     assert str(refused.value).startswith(part + " must")
 
 
+def test_a_word_that_is_no_rule_is_answered_with_one_that_is() -> None:
+    with pytest.raises(ValueError, match="one is ") as refused:
+        parse("daily")
+    parse(str(refused.value).partition("one is ")[2])
+
+
 @pytest.mark.parametrize(
     ("until", "due_date"),
     [
