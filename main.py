@@ -272,6 +272,7 @@ def _welcome(settings: Settings, database: Database) -> list[str]:
         f"pages of {origins} may call"
         if origins
         else "pages of localhost and 127.0.0.1 may call; for others set CORS_ORIGINS",
+        f"try it at {openapi.address()}",
     ]
 
 

@@ -5,9 +5,11 @@ stand for is here, and what holds for every call. Nothing of it happens in a req
 """
 
 import json
+import sys
 from functools import cache
 from typing import Any, Final
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
@@ -127,6 +129,20 @@ def install(app: FastAPI, *, auth_on: bool) -> None:
     """Complete the document that `app` serves at `/openapi.json`."""
     generate = app.openapi
     app.openapi = cache(lambda: _completed(generate(), auth_on))  # type: ignore[method-assign]
+
+
+def address() -> str:
+    """Return the URL of the page, as far as uvicorn's command line tells where it listens."""
+    if "uvicorn" not in sys.argv[0]:
+        return "/docs"
+    # In a worker too: `multiprocessing` hands its arguments on.
+    given = uvicorn.main.make_context("uvicorn", sys.argv[1:], resilient_parsing=True).params
+    if given["uds"] or given["fd"] or not given["port"]:
+        return "/docs"
+    scheme = "https" if given["ssl_certfile"] else "http"
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(given["host"], given["host"])  # noqa: S104
+    path = f"{given['root_path'].strip('/')}/docs".lstrip("/")
+    return f"{scheme}://{host}:{given['port']}/{path}"
 
 
 def _completed(generated: Json, auth_on: bool) -> Json:

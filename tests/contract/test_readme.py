@@ -270,7 +270,7 @@ def test_the_run_line_is_all_it_takes(clone: Path) -> None:
     with served(block(RUN), clone, patience=240) as running:
         httpx2.post(f"{running.url}/api/tasks", json={"title": "first"}).raise_for_status()
         assert httpx2.get(f"{running.url}/docs/files/swagger-ui.css").status_code == 200
-        assert running.url in running.log
+        assert f"try it at {running.url}/docs" in running.log
         assert "Traceback" not in running.log
     assert (clone / "tasks.db").exists()
 

@@ -334,14 +334,13 @@ def test_a_request_without_host_gets_the_address_that_it_came_in_by(
 def test_a_root_path_may_have_slashes_at_its_ends_or_none(
     new_database: Database, root: str
 ) -> None:
-    with (
-        Service(DATABASE_URL=new_database.url, args=["--root-path", root]) as service,
-        httpx2.Client(base_url=service.url, trust_env=False) as client,
-    ):
-        assert urls(client, "/api/u/tasks", {}) == {f"{service.url}/base/api/u/tasks"}
-        assert client.get("/").headers["location"] == "/base/docs"
-        for path in ("/docs", "/api/tasks/", "/health/"):
-            assert client.get(path).status_code == 200
+    with Service(DATABASE_URL=new_database.url, args=["--root-path", root]) as service:
+        assert f"{service.url}/base/docs" in service.log
+        with httpx2.Client(base_url=service.url, trust_env=False) as client:
+            assert urls(client, "/api/u/tasks", {}) == {f"{service.url}/base/api/u/tasks"}
+            assert client.get("/").headers["location"] == "/base/docs"
+            for path in ("/docs", "/api/tasks/", "/health/"):
+                assert client.get(path).status_code == 200
 
 
 def test_urls_hold_the_root_path_and_ignore_headers_of_strangers(
