@@ -58,6 +58,6 @@ def _address(server: str, port: int | None) -> str:
     return f"[{server}]:{port}" if ":" in server else f"{server}:{port}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _path_of(user_id: str) -> str:
     return f"/api/{quote(user_id, safe='!$&()*+,:;=@')}/tasks"
