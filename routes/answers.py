@@ -27,19 +27,17 @@ def task_fields(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:
     return dict(zip(_FIELDS, row, strict=False), etag=etag, url=url)
 
 
-async def changes_since(
-    database: Database, whose: Owner, known: Since
-) -> tuple[int, int, bool, bytes]:
+async def changes_since(database: Database, whose: Owner, known: Since) -> tuple[int, bool, bytes]:
     """Return one page of a user's changes (`schemas.Changes`), or raise 410.
 
-    That is the user's position, the page's, whether there is more, and all of it as JSON. A bulk
-    change of very many tasks is one page, so it is made in pieces.
+    That is its position, whether there is more, and all of it as JSON. A bulk change of very many
+    tasks is one page, so it is made in pieces.
     """
     rows, _ = await database.run(changes.read_changes(whose.user_id, known))
-    latest, forgotten, more, end = rows[0][len(ROW) :] if rows else (1, 0, False, None)
-    if known.since > latest or 0 < known.since < forgotten:
+    position, forgotten, more, end = rows[0][len(ROW) :] if rows else (1, 0, False, None)
+    if known.since > position or 0 < known.since < forgotten:
         raise ApiError(410, "What has changed since then is no longer known; begin again at 0.")
-    position = end if more else latest
+    position = end if more else position
     pieces = []
     for start in range(0, len(rows), PIECE):
         if start:
@@ -47,7 +45,7 @@ async def changes_since(
         told = [_change(row, whose) for row in rows[start : start + PIECE] if row[0] is not None]
         pieces.append(to_json(told)[1:-1])
     end_of_page = to_json({"position": position, "more": more})
-    return latest, position, more, b'{"changes":[%b],%b' % (b",".join(pieces), end_of_page[1:])
+    return position, more, b'{"changes":[%b],%b' % (b",".join(pieces), end_of_page[1:])
 
 
 def _change(row: tuple[Any, ...], whose: Owner) -> dict[str, Any]:

@@ -49,11 +49,13 @@ def add_changes(
         query = request.scope["query_string"]
         content = (whose.user_id, database.identity, whose.url, query)
         if if_none_match is not None:
-            etag = list_etag(await position_of(database, whose), *content)
+            etag = list_etag(await position_of(database, whose), *content, "False")
             if not_modified(if_none_match, etag):
                 return unchanged(etag, Vary="Accept")
-        position, _, _, body = await changes_since(database, whose, known)
-        return answer(body, {"Vary": "Accept"}, list_etag(position, *content), None)
+        position, more, body = await changes_since(database, whose, known)
+        # The last page may stay as it is when more come, but for saying so.
+        etag = list_etag(position, *content, str(more))
+        return answer(body, {"Vary": "Accept"}, etag, None)
 
     router.add_api_route(
         "/changes",

@@ -94,7 +94,7 @@ class Live:
         try:
             async with asyncio.timeout(DEADLINE), self._turns:
                 known = Since(since=since, limit=limit)
-                _, position, more, page = await changes_since(self._database, whose, known)
+                position, more, page = await changes_since(self._database, whose, known)
         except (Unavailable, TimeoutError):
             return None
         finally:
