@@ -59,7 +59,7 @@ def answer(
 ) -> Response:
     """Return an answer that may be kept, or 304 to whoever has kept it."""
     if if_none_match is not None and not_modified(if_none_match, etag):
-        return unchanged(etag)
+        return unchanged(etag, **headers)
     return Response(body, status, {**headers, **_PRIVATE, "ETag": etag}, "application/json")
 
 

@@ -13,7 +13,7 @@ from database import Database
 from fields import MAX_ID, PLAIN_DECIMAL
 from openapi import headers, refusals
 from routes.answers import answer, changes_since, unchanged
-from routes.etags import IfNoneMatch, list_etag, not_modified
+from routes.etags import IfNoneMatch, body_etag, list_etag, not_modified
 from routes.live import Live, LiveRoute, Stream, wants_stream
 from schemas import Changes, Since
 
@@ -49,13 +49,13 @@ def add_changes(
         query = request.scope["query_string"]
         content = (whose.user_id, database.identity, whose.url, query)
         if if_none_match is not None:
-            etag = list_etag(await position_of(database, whose), *content, "False")
+            etag = list_etag(await position_of(database, whose), *content)
             if not_modified(if_none_match, etag):
                 return unchanged(etag, Vary="Accept")
         position, more, body = await changes_since(database, whose, known)
-        # The last page may stay as it is when more come, but for saying so.
-        etag = list_etag(position, *content, str(more))
-        return answer(body, {"Vary": "Accept"}, etag, None)
+        # What is forgotten changes where a page ends before the last, and raises no position.
+        etag = body_etag(body) if more else list_etag(position, *content)
+        return answer(body, {"Vary": "Accept"}, etag, if_none_match)
 
     router.add_api_route(
         "/changes",

@@ -285,6 +285,11 @@ def test_a_page_of_changes_changes_its_tag_when_more_come(
     first = client.get(path, headers={"If-None-Match": last.headers["etag"]})
     assert first.json() == last.json() | {"more": True}
     assert first.headers["etag"] != last.headers["etag"]
+    known = {"If-None-Match": first.headers["etag"]}
+    kept = client.get(path, headers=known)  # a page before the last, too
+    assert (kept.status_code, kept.headers["vary"]) == (304, "Accept, Origin")
+    client.delete(f"{tasks}/{last.json()['changes'][0]['id']}")
+    assert client.get(path, headers=known).status_code == 200
 
 
 def test_what_a_browser_has_kept_of_one_database_is_good_for_no_other(
