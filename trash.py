@@ -14,10 +14,11 @@ from sqlalchemy import ColumnElement, Select, Update, bindparam, case, delete, f
 
 from database import Database
 from errors import ApiError
-from filters import OWNED
 from models import FEED, GONE, TASK
-from positions import OWNER, RAISE
-from queries import Query, now, purging
+from queries import Query, now
+from queries.conditions import OWNED
+from queries.positions import OWNER, RAISE
+from queries.tasks import purging
 
 log = logging.getLogger("tasks")
 

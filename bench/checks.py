@@ -9,10 +9,10 @@ from typing import Any
 import psycopg2
 from sqlalchemy.dialects.postgresql import psycopg2 as dialect
 
-import queries
 from bench.load import Data
 from bench.postgres import Postgres
 from bench.servers import Server
+from queries import tasks as statements
 from schemas import TaskQuery, TaskUpdate
 
 FIELDS = {
@@ -110,10 +110,10 @@ def check_plans(url: str) -> None:
     """Raise SystemExit unless the statements that calls share go by an index, for 1 and for 100."""
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         for query in (
-            queries.read_task("user-7", 7),
-            queries.list_tasks("user-7", TaskQuery()),
-            queries.toggle_task("user-7", 7),
-            queries.update_task("user-7", 7, TaskUpdate(completed=True)),
+            statements.read_task("user-7", 7),
+            statements.list_tasks("user-7", TaskQuery()),
+            statements.toggle_task("user-7", 7),
+            statements.update_task("user-7", 7, TaskUpdate(completed=True)),
         ):
             assert query.many is not None
             compiled = query.many.compile(dialect=dialect.dialect())  # type: ignore[no-untyped-call]

@@ -13,7 +13,6 @@ import psycopg2
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg2 as postgresql
 
-import queries
 from bench import report, servers
 from bench.cases import Bench, prepare
 from bench.load import SMALL
@@ -22,6 +21,8 @@ from bench.servers import OURS, UVICORN, Server
 from bench.sqlite import ROW as SQLITE_ROW
 from bench.sqlite import fill
 from engines.sqlite import connect
+from queries import Query
+from queries import tasks as statements
 from schemas import TaskFilter, TaskQuery
 
 SIZES = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
@@ -50,17 +51,17 @@ BEFORE = {
     f"{OWNED}) AS total LEFT JOIN (SELECT {COLUMNS} {OWNED} {NEWEST} LIMIT 1000 "
     "OFFSET {last}) AS page ON true",
 }
-NOW: dict[str, Callable[[str, int], queries.Query]] = {
-    "`?limit=20`": lambda owner, _: queries.list_tasks(owner, TaskQuery(limit=20)),
-    "`?sort=-priority&limit=20`": lambda owner, _: queries.list_tasks(
+NOW: dict[str, Callable[[str, int], Query]] = {
+    "`?limit=20`": lambda owner, _: statements.list_tasks(owner, TaskQuery(limit=20)),
+    "`?sort=-priority&limit=20`": lambda owner, _: statements.list_tasks(
         owner, TaskQuery(sort="-priority", limit=20)
     ),
-    "`?status=pending&limit=20`": lambda owner, _: queries.list_tasks(
+    "`?status=pending&limit=20`": lambda owner, _: statements.list_tasks(
         owner, TaskQuery(status="pending", limit=20)
     ),
-    "`?overdue=true`": lambda owner, _: queries.list_tasks(owner, TaskQuery(overdue="true")),
-    "`/stats`": lambda owner, _: queries.count_tasks(owner, TaskFilter()),
-    "the last page of a walk, 1000 tasks": lambda owner, before: queries.list_tasks(
+    "`?overdue=true`": lambda owner, _: statements.list_tasks(owner, TaskQuery(overdue="true")),
+    "`/stats`": lambda owner, _: statements.count_tasks(owner, TaskFilter()),
+    "the last page of a walk, 1000 tasks": lambda owner, before: statements.list_tasks(
         owner, TaskQuery(before=before)
     ),
 }

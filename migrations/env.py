@@ -35,7 +35,7 @@ _DISTRIBUTE: Final = (
     "SET LOCAL citus.enable_alter_role_set_propagation = off",
     "DO $$ BEGIN EXECUTE 'ALTER ROLE CURRENT_USER IN DATABASE ' || quote_ident(current_database()) "
     "|| ' SET citus.select_opens_transaction_block = off'; END $$",
-    # See `positions.py`. Where this is, the rest has been done; but first, since Citus wants it so.
+    # See `queries/positions.py`. Where this is, the rest has been done; first, as Citus wants it.
     "CREATE FUNCTION task_moved(owner text) RETURNS bigint LANGUAGE plpgsql AS $$ "
     "DECLARE raised bigint; BEGIN INSERT INTO task_feed (user_id, position, forgotten) "
     "VALUES (owner, 2, 0) ON CONFLICT (user_id) DO UPDATE SET position = task_feed.position + 1 "

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, EmailStr, Field
 from pydantic_core import to_json
 
-from accounts import Accounts
+from auth.accounts import Accounts
+from auth.tokens import Tokens
 from errors import ApiError, Unauthorized
 from fields import broken, characters
 from models import Account, User
 from openapi import OPEN, operation_id, refusals
 from routes.route import TaskRoute
 from schemas import Body, example
-from tokens import Tokens
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _LOG_IN_FORM: Final = {

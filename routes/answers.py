@@ -6,11 +6,11 @@ from typing import Any, Final
 from fastapi import Response
 from pydantic_core import to_json
 
-import changes
 from auth import Owner
 from database import PIECE, Database
 from errors import ApiError
 from models import ROW
+from queries import changes
 from routes.etags import not_modified
 from schemas import Since
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, WithJsonSchema
 
-import queries
 from auth import Owner
 from database import Database
 from fields import MAX_ID, PLAIN_DECIMAL
 from openapi import headers, refusals
+from queries.tasks import read_position
 from routes.answers import answer, changes_since, unchanged
 from routes.etags import IfNoneMatch, body_etag, list_etag, not_modified
 from routes.live import Live, LiveRoute, Stream, wants_stream
@@ -69,5 +69,5 @@ def add_changes(
 
 async def position_of(database: Database, whose: Owner) -> int:
     """Return the user's position."""
-    rows, _ = await database.run(queries.read_position(whose.user_id))
+    rows, _ = await database.run(read_position(whose.user_id))
     return rows[0][0] if rows else 1

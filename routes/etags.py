@@ -8,7 +8,7 @@ from fastapi import Depends, Header
 from pydantic import WithJsonSchema
 
 from errors import invalid
-from queries import Positions, Versions
+from queries.tasks import Positions, Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")

@@ -14,12 +14,12 @@ from fastapi import Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Message, Receive, Scope, Send
 
-import changes
 from auth import Owner
 from database import Database
 from door import transport_of
 from engines import DEADLINE
 from errors import ApiError, Unavailable
+from queries import changes
 from routes.answers import changes_since
 from routes.route import TaskRoute
 from schemas import Since

@@ -21,8 +21,9 @@ from errors import ApiError, Conflict, Unavailable, invalid
 from fields import IdempotencyKey, TaskRef
 from models import ROW
 from openapi import headers, operation_id, refusals
-from queries import Positions, Versions
-from repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
+from queries import tasks
+from queries.repeating import FOLLOWED, next_uid, nexts_of, read_rules, with_next
+from queries.tasks import Positions, Versions
 from routes import etags
 from routes.answers import answer, json_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
@@ -88,9 +89,9 @@ def build_router(
             etag = etags.list_etag(await position_of(database, whose), *content)
             if etags.not_modified(if_none_match, etag):
                 return unchanged(etag)
-        rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted))
+        rows, _ = await database.run(tasks.list_tasks(whose.user_id, wanted))
         if not rows:
-            rows, _ = await database.run(queries.list_tasks(whose.user_id, wanted, certain=True))
+            rows, _ = await database.run(tasks.list_tasks(whose.user_id, wanted, certain=True))
         total, position = rows[0][-2:]
         end = wanted.offset + wanted.limit
         more = end < total if wanted.before is None else len(rows) > wanted.limit
@@ -119,13 +120,13 @@ def build_router(
         if isinstance(new, list):
             return await _create_all(whose, new, idempotency_key)
         try:
-            rows, _ = await database.run(queries.create_task(whose.user_id, new, idempotency_key))
+            rows, _ = await database.run(tasks.create_task(whose.user_id, new, idempotency_key))
         except Conflict:  # the key has made a task with another uid
             raise invalid("header", "Idempotency-Key", _BUSY_KEY) from None
         row, replayed = rows[0], {}
         if len(row) > len(ROW) and row[-2]:
             replayed = {"Idempotency-Replayed": "true"}
-            if row[-1] != queries.fingerprint(new):
+            if row[-1] != tasks.fingerprint(new):
                 if new.uid is not None:
                     raise invalid("body", "uid", _TAKEN, 409)
                 raise invalid("header", "Idempotency-Key", _BUSY_KEY)
@@ -142,7 +143,7 @@ def build_router(
             if one.uid is not None and (again := last[one.uid]) > place:
                 raise invalid("body", f"{again}.uid", "must not repeat in an array")
         try:
-            rows, _ = await database.run(queries.create_tasks(whose.user_id, new))
+            rows, _ = await database.run(tasks.create_tasks(whose.user_id, new))
         except Conflict:
             raise invalid("body", "uid", _TAKEN, 409) from None
         return json_answer([task_fields(row, whose) for row in rows], 201)
@@ -156,7 +157,7 @@ def build_router(
         until = monotonic() + BULK_DEADLINE
         while monotonic() < until:
             if change.recurrence is None:
-                query = queries.update_tasks(whose.user_id, wanted, change, known)
+                query = tasks.update_tasks(whose.user_id, wanted, change, known)
                 with suppress(Conflict):  # another position, or a rule that has to be read
                     return json_answer({"updated": await _count(query, whose, known)})
             position = await position_of(database, whose)
@@ -166,7 +167,7 @@ def build_router(
             repeating = [dict(zip(FOLLOWED, row, strict=True)) for row in rows]
             nexts = await asyncio.to_thread(nexts_of, repeating, change)
             still = (position,)
-            query = queries.update_tasks(whose.user_id, wanted, change, still, ruled=True)
+            query = tasks.update_tasks(whose.user_id, wanted, change, still, ruled=True)
             with suppress(Conflict):  # another position by now
                 updated = await _count(with_next(query, nexts), whose, still)
                 return json_answer({"updated": updated})
@@ -179,7 +180,7 @@ def build_router(
         With `deleted=true` it empties the trash.
         """
         known = etags.allowed_positions(given, whose.user_id, database.identity)
-        query = queries.delete_tasks(whose.user_id, wanted, known)
+        query = tasks.delete_tasks(whose.user_id, wanted, known)
         try:
             return json_answer({"deleted": await _count(query, whose, known)})
         except Conflict:
@@ -193,7 +194,7 @@ def build_router(
         while True:
             rows, touched = await database.run(query)
             count = rows[0][0] if rows else touched  # one of several steps counts them itself
-            if count or not (await database.run(queries.make_position(whose.user_id))).touched:
+            if count or not (await database.run(tasks.make_position(whose.user_id))).touched:
                 break
         # Whose position is not there yet has no tasks, and nothing that could be compared.
         if known and not count and 1 not in known and await position_of(database, whose) == 1:
@@ -207,7 +208,7 @@ def build_router(
         whose: Whose, wanted: Counted, if_none_match: etags.IfNoneMatch = None
     ) -> Response:
         """Counts the tasks that the filters match."""
-        rows, _ = await database.run(queries.count_tasks(whose.user_id, wanted))
+        rows, _ = await database.run(tasks.count_tasks(whose.user_id, wanted))
         body = to_json(dict(zip(Stats.model_fields, rows[0], strict=True)))
         return answer(body, {}, etags.body_etag(body), if_none_match)
 
@@ -248,9 +249,9 @@ def build_router(
     ) -> Response:
         """Answer with the task, changed or toggled; `Link` names the next one, if there is one."""
         if change is None:
-            query = queries.toggle_task(whose.user_id, ref, versions)
+            query = tasks.toggle_task(whose.user_id, ref, versions)
         else:
-            query = queries.update_task(whose.user_id, ref, change, versions)
+            query = tasks.update_task(whose.user_id, ref, change, versions)
         trash = change is not None and change.deleted is False
         while True:
             if change is None or change.recurrence is None:
@@ -261,14 +262,14 @@ def build_router(
             was = await _read(whose, ref, versions, trash=trash)
             task = task_fields(was, whose)
             setting = change or TaskUpdate(completed=not task["completed"])
-            heeding = queries.update_task(whose.user_id, ref, setting, was[-1:], ruled=True)
+            heeding = tasks.update_task(whose.user_id, ref, setting, was[-1:], ruled=True)
             if rows := (await database.run(with_next(heeding, nexts_of([task], setting)))).rows:
                 break
-            await database.run(queries.make_position(whose.user_id))
+            await database.run(tasks.make_position(whose.user_id))
         task, link = task_fields(rows[0], whose), {}
         if task["recurrence"] and task["completed"] and (change is None or change.completed):
             with suppress(Unavailable):  # for the change is made
-                following = queries.read_task(whose.user_id, next_uid(task))
+                following = tasks.read_task(whose.user_id, next_uid(task))
                 if found := (await database.run(following)).rows:
                     link = {"Link": f'<{whose.url}/{found[0][0]}>; rel="next"'}
         return answer(to_json(task), link, task["etag"], None)
@@ -282,17 +283,17 @@ def build_router(
     async def delete_task(whose: Whose, ref: Ref, how: How, versions: etags.Allowed) -> Response:
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         forever = bool(how.forever)
-        query = queries.delete_task(whose.user_id, ref, versions, forever=forever)
+        query = tasks.delete_task(whose.user_id, ref, versions, forever=forever)
         while not (rows := (await database.run(query)).rows):
             await _read(whose, ref, versions, trash=forever)
-            await database.run(queries.make_position(whose.user_id))
+            await database.run(tasks.make_position(whose.user_id))
         return json_answer(task_fields(rows[0], whose))
 
     async def _read(
         whose: Owner, ref: int | str, versions: Versions = None, *, trash: bool = False
     ) -> tuple[Any, ...]:
         """Return a task's row, also out of the `trash`; raise 404, or 412 for another version."""
-        rows, _ = await database.run(queries.read_task(whose.user_id, ref, trash=trash))
+        rows, _ = await database.run(tasks.read_task(whose.user_id, ref, trash=trash))
         if not rows:
             told = ref if isinstance(ref, int) else "with this uid"
             raise ApiError(404, f"There is no task {told}.")

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-import tokens
+from auth import tokens
+from auth.tokens import KeySet
 from errors import Unavailable
 from tests.support.tokens import Key, claims
-from tokens import KeySet
 
 KEY = Key("EdDSA", "one")
 SET = json.dumps({"keys": [KEY.jwk]}).encode()

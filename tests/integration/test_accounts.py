@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 import sqlalchemy
 
-import accounts
+from auth import accounts
 from database import Database as Store
 from queries import Query
 from settings import Settings
@@ -544,7 +544,7 @@ def test_issuer_audience_and_days_are_those_of_the_settings(
 def test_other_copies_of_the_service_learn_of_a_new_password_and_of_a_deletion(
     database: Database, email: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accounts._KNOWN_FOR", 0.5)
+    monkeypatch.setattr("auth.accounts._KNOWN_FOR", 0.5)
     settings = {"database_url": database.url, "auth_secret": SECRET, "auth_accounts": True}
     with in_process(**settings) as one, in_process(**settings) as other:
         for copy in (one, other):
@@ -868,7 +868,7 @@ for path in ("signup", "register", "login", "signin", "me"):
         assert client.request(method, f"/api/auth/{path}").status_code == 404
 assert "/api/auth" not in client.get("/openapi.json").text
 # email_validator is there all the same: FastAPI loads it wherever it is installed.
-print(*({"argon2", "dns", "accounts", "routes.accounts"} & set(sys.modules)))
+print(*({"argon2", "dns", "auth.accounts", "routes.accounts"} & set(sys.modules)))
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)

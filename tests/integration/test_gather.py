@@ -11,10 +11,10 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-import queries
 from bench.checks import check_plans
 from database import Database
 from engines.gather import Gatherer
+from queries import tasks as statements
 from schemas import TaskCreate, TaskQuery
 from settings import Settings
 from tests.conftest import Database as NewDatabase
@@ -99,9 +99,9 @@ def test_what_gathers_calls_is_there_once_however_often_their_statement_is_built
         await database.open()
         before = gatherers()
         for _ in range(3):
-            await database.run(queries.list_tasks("u", TaskQuery()))
+            await database.run(statements.list_tasks("u", TaskQuery()))
             for sort in sorts:  # more than are kept
-                queries.list_tasks("u", TaskQuery(sort=sort))
+                statements.list_tasks("u", TaskQuery(sort=sort))
         made = gatherers() - before
         await database.close()
         return made
@@ -115,15 +115,15 @@ def test_what_calls_have_read_is_let_go_at_once_not_when_the_collector_looks(
     async def scenario() -> set[type]:
         database = Database(Settings(database_url=SecretStr(new_database.url)))
         await database.open()
-        ((task_id, *_),), _ = await database.run(queries.create_task("u", TaskCreate(title="a")))
+        ((task_id, *_),), _ = await database.run(statements.create_task("u", TaskCreate(title="a")))
 
         async def calls() -> None:
             each = [
-                queries.read_task("u", task_id),
-                queries.toggle_task("u", task_id),
-                queries.list_tasks("u", TaskQuery()),
-                queries.count_tasks("u", TaskQuery()),
-                queries.create_task("u", TaskCreate(title="b")),
+                statements.read_task("u", task_id),
+                statements.toggle_task("u", task_id),
+                statements.list_tasks("u", TaskQuery()),
+                statements.count_tasks("u", TaskQuery()),
+                statements.create_task("u", TaskCreate(title="b")),
             ]
             await asyncio.gather(*map(database.run, each * 10))
 

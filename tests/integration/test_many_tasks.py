@@ -13,10 +13,9 @@ import pytest
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg2 as postgresql
 
-import changes
-import queries
-from queries import Query
-from repeating import with_next
+from queries import Query, changes
+from queries import tasks as statements
+from queries.repeating import with_next
 from schemas import Since, TaskFilter, TaskQuery, TaskUpdate
 from tests.conftest import Database
 from tests.integration.test_lists import insert, rows_of
@@ -226,8 +225,8 @@ PAGES: list[dict[str, Any]] = [
 def test_of_very_many_tasks_only_a_page_is_sorted_or_kept(
     connection: Any, new_database: Database
 ) -> None:
-    asked = [queries.list_tasks("heavy", TaskQuery(**page)) for page in PAGES]
-    asked.append(queries.count_tasks("heavy", TaskFilter()))
+    asked = [statements.list_tasks("heavy", TaskQuery(**page)) for page in PAGES]
+    asked.append(statements.count_tasks("heavy", TaskFilter()))
     for query in asked:
         if new_database.name == "sqlite":
             told = plan_of_sqlite(connection, query)
@@ -245,7 +244,7 @@ def test_of_very_many_tasks_only_a_page_is_sorted_or_kept(
 def test_the_count_of_very_many_tasks_does_not_read_them(
     connection: Any, new_database: Database
 ) -> None:
-    query = queries.list_tasks("heavy", TaskQuery(limit=FEW))
+    query = statements.list_tasks("heavy", TaskQuery(limit=FEW))
     if new_database.name == "sqlite":
         # By the page, and by the count, which either index serves.
         by = indexes(plan_of_sqlite(connection, query))
@@ -262,9 +261,9 @@ def test_the_count_of_very_many_tasks_does_not_read_them(
 @pytest.mark.parametrize(
     "query",
     [
-        queries.count_tasks("heavy", TaskFilter()),
-        queries.count_tasks("heavy", TaskFilter(overdue="true")),
-        queries.count_tasks("heavy", TaskFilter(status="pending")),
+        statements.count_tasks("heavy", TaskFilter()),
+        statements.count_tasks("heavy", TaskFilter(overdue="true")),
+        statements.count_tasks("heavy", TaskFilter(status="pending")),
     ],
 )
 def test_sqlite_counts_by_state_from_an_index_alone(connection: Any, query: Query) -> None:
@@ -276,7 +275,7 @@ def test_sqlite_counts_by_state_from_an_index_alone(connection: Any, query: Quer
 def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) -> None:
     """Not for each of the user's tasks by a look at all that are made: 3,000 took 16 seconds."""
     completed = TaskUpdate(completed=True)
-    query = with_next(queries.update_tasks("heavy", TaskFilter(), completed, ruled=True), {})
+    query = with_next(statements.update_tasks("heavy", TaskFilter(), completed, ruled=True), {})
     assert query.then is not None
     steps = [step for _, step in plan_of_sqlite(connection, query._replace(statement=query.then))]
     by_id = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
@@ -288,8 +287,11 @@ def test_sqlite_goes_to_what_is_listed_and_looks_at_nothing_else(connection: Any
     found_by = [
         (changes.read_changes("heavy", Since(since=5)), "task .*_position .*position>[?]"),
         (changes.read_positions(["heavy", "hoarder"]), "task_feed .*user_id=[?]"),
-        (queries.list_tasks("heavy", TaskQuery(id=[5, 7])), "task .*AND id=[?]"),
-        (queries.count_tasks("heavy", TaskFilter(priority=["low", "high"])), ".*AND priority=[?]"),
+        (statements.list_tasks("heavy", TaskQuery(id=[5, 7])), "task .*AND id=[?]"),
+        (
+            statements.count_tasks("heavy", TaskFilter(priority=["low", "high"])),
+            ".*AND priority=[?]",
+        ),
     ]
     for query, search in found_by:
         steps = [step for _, step in plan_of_sqlite(connection, query)]
@@ -298,7 +300,7 @@ def test_sqlite_goes_to_what_is_listed_and_looks_at_nothing_else(connection: Any
 
 def test_a_large_trash_slows_no_page_down(connection: Any, new_database: Database) -> None:
     asked = [{}, *PAGES[:3]]
-    for query in (queries.list_tasks("hoarder", TaskQuery(**page)) for page in asked):
+    for query in (statements.list_tasks("hoarder", TaskQuery(**page)) for page in asked):
         if new_database.name == "sqlite":
             assert set(indexes(plan_of_sqlite(connection, query))) <= LIVE
         else:

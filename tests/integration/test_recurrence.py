@@ -13,8 +13,8 @@ import httpx2
 import psycopg2
 import pytest
 
-import queries
-import repeating
+from queries import repeating
+from queries import tasks as statements
 from routes import tasks as routes
 from schemas import TaskUpdate
 from tests.conftest import Database
@@ -441,7 +441,7 @@ def run(database: Database, statement: str) -> None:
 
 
 def test_a_change_of_nothing_makes_no_next() -> None:
-    query = queries.update_task("u", 1, TaskUpdate(), (1,), ruled=True)
+    query = statements.update_task("u", 1, TaskUpdate(), (1,), ruled=True)
     assert repeating.with_next(query, {1: ("x", None, None, None)}) == query
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from argon2 import PasswordHasher
 
-import accounts
+from auth import accounts
 
 accounts.PasswordHasher = partial(  # type: ignore[assignment, attr-defined]
     PasswordHasher, time_cost=1, memory_cost=8

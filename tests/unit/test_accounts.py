@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from argon2 import PasswordHasher
 
-import accounts
-from accounts import Accounts
+from auth import accounts
+from auth.accounts import Accounts
 from database import Database
 from engines import Result
 from errors import ApiError, Unavailable

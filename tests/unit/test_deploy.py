@@ -109,7 +109,9 @@ def test_what_the_image_takes_in_is_all_that_runs() -> None:
     modules = [path for path in files if path.suffix == ".py"]
     for room in (path for path in files if path.is_dir()):
         modules += room.rglob("*.py")
-    assert {path.name for path in files if path.is_dir()} == {"engines", "routes", "migrations"}
+    assert {path.name for path in files if path.is_dir()} == {
+        *("auth", "engines", "queries", "routes", "migrations")
+    }
     own = {path.stem for path in REPOSITORY.glob("*.py")} | {
         path.parent.name for path in REPOSITORY.glob("*/__init__.py")
     }
@@ -120,7 +122,9 @@ def test_what_the_image_takes_in_is_all_that_runs() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.partition(".")[0])
-    in_image = {path.stem for path in files if path.suffix == ".py"} | {"engines", "routes"}
+    in_image = {path.stem for path in files if path.suffix == ".py"} | {
+        path.name for path in files if path.is_dir()
+    }
     assert imported & own <= in_image
 
 

@@ -1,12 +1,6 @@
-"""Every SQL statement on tasks, as pure functions that return one and its parameters; no I/O.
+"""The statements of the routes of tasks."""
 
-Each is one statement in autocommit, so each is atomic: nothing is read to be written back. Every
-one names the owner first, so somebody else's task is a task that does not exist. A statement of a
-given shape is built once; only its parameters change.
-"""
-
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -17,13 +11,13 @@ import sqlalchemy as sa
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import insert
 
-import gathered
-from engines import BULK_DEADLINE, DEADLINE
+from engines import BULK_DEADLINE
 from engines.spelling import one_of, or_nothing, random_number, timestamp
-from filters import LIVE, OWNED, Shape, by_key, matching, order_by, overdue, settled
-from gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from models import FEED, GONE, ROW, TASK, NumberList
-from positions import MOVED, MOVED_KNOWN, OWNER, RAISE, RAISE_KNOWN, RAISE_OR_MAKE, MadePosition
+from queries import Query, gathered, now
+from queries.conditions import LIVE, OWNED, Shape, by_key, matching, order_by, overdue, settled
+from queries.gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
+from queries.positions import MADE, MOVED, MOVED_KNOWN, OWNER, RAISE, RAISE_KNOWN, RAISE_OR_MAKE
 from schemas import MAX_PAGE, TaskCreate, TaskFilter, TaskQuery, TaskUpdate
 
 Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
@@ -33,27 +27,6 @@ Ref = int | str  # the id or the uid of a task
 task, feed, gone = TASK.c, FEED.c, GONE.c
 # Fields that came after fingerprints did: they count only where they say something.
 _LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
-
-
-class Query(NamedTuple):
-    """A statement, its parameters, and whether sending it twice does no harm."""
-
-    statement: sa.ClauseElement  # SQLite runs its execution option `on_sqlite` if there is one
-    parameters: Mapping[str, Any]
-    repeatable: bool = False
-    many: sa.ClauseElement | None = None  # the same for many callers at once, see `gathered.py`
-    planned_once: bool = False  # since one plan is good for everybody, however much they have
-    deadline: float = DEADLINE  # seconds
-    raises: sa.ClauseElement | None = None  # what SQLite runs before it, in one transaction
-    then: sa.ClauseElement | None = None  # and after it
-    alone: bool = False  # in a transaction that no other call's statement shares (SQLite)
-    each: Sequence[Mapping[str, Any]] = ()  # the parameters of several calls, all or none
-
-
-def now() -> datetime:
-    """Return the instant in UTC; never a whole second, which would print without its fraction."""
-    moment = datetime.now(UTC)
-    return moment.replace(microsecond=moment.microsecond or 1)
 
 
 def fingerprint(new: TaskCreate) -> str:
@@ -71,7 +44,7 @@ TOUCHED = {"updated_at": NOW, "version": random_number(), "position": MOVED.c.po
 # What comes again with the same uid or key counts, and shows what it came with first.
 _again = {"idempotency_replays": task.idempotency_replays + 1}
 _insert = insert(TASK).values(
-    position=MadePosition(),
+    position=MADE,
     **FRESH,
     **{column: sa.bindparam(name) for column, name in MADE_OF.items()},
 )

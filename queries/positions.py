@@ -34,15 +34,15 @@ def _raised(_: Any, compiler: Any, **options: Any) -> str:
     return str(compiler.process(position, **options))
 
 
-class MadePosition(FunctionElement[int]):
+class _Made(FunctionElement[int]):
     """The new position of a user who makes a task."""
 
     type = BigInteger()
     inherit_cache = True
 
 
-@compiles(MadePosition)
-def _made_position(_: Any, compiler: Any, **options: Any) -> str:
+@compiles(_Made)
+def _made(_: Any, compiler: Any, **options: Any) -> str:
     moved = MOVED if compiler.dialect.name == "sqlite" else _MOVED_OR_MADE
     step = select(moved.c.position).scalar_subquery()
     position = func.task_moved(OWNER) if isinstance(compiler.dialect, Citus) else step
@@ -69,4 +69,4 @@ _by_known = or_nothing(one_of(feed.position, bindparam("positions", type_=Number
 RAISE, RAISE_KNOWN = _raising(Update), _raising(Update, _by_known)
 RAISE_OR_MAKE = raising_or_making(Insert(FEED).values(user_id=OWNER, position=2, forgotten=0))
 MOVED, MOVED_KNOWN = step(_raising(_Raise)), step(_raising(_Raise, _by_known))
-_MOVED_OR_MADE = step(RAISE_OR_MAKE)
+_MOVED_OR_MADE, MADE = step(RAISE_OR_MAKE), _Made()

@@ -28,7 +28,7 @@ class Owners:
         self._default_user_id = settings.default_user_id
         self.tokens = None
         if settings.auth_on:
-            from tokens import Tokens  # with its cryptography that is 10 MB a process
+            from auth.tokens import Tokens  # with its cryptography that is 10 MB a process
 
             self.tokens = Tokens(settings, database)
 

@@ -19,10 +19,11 @@ from sqlalchemy.dialects.postgresql import insert
 from engines import BULK_DEADLINE
 from engines.spelling import one_of
 from errors import invalid
-from filters import Shape, matching
-from gathered import FRESH, NEW
 from models import TASK, NumberList
-from queries import NOW, Query, filter_values, shape_of
+from queries import Query
+from queries.conditions import Shape, matching
+from queries.gathered import FRESH, NEW
+from queries.tasks import NOW, filter_values, shape_of
 from recurrence import check, following
 from schemas import TaskFilter, TaskUpdate
 

@@ -1,6 +1,6 @@
 """Accounts: their statements, their passwords, and how often one may guess (contract section 7).
 
-Beside `queries.py`, and loaded only where `AUTH_ACCOUNTS` is on: Argon2 costs memory.
+Loaded only where `AUTH_ACCOUNTS` is on: Argon2 costs memory.
 """
 
 import asyncio

@@ -65,7 +65,7 @@ class Tokens:
         self._lifetime = settings.auth_token_days * 86_400  # seconds
         self.accounts = None
         if settings.auth_accounts:
-            from accounts import Accounts
+            from auth.accounts import Accounts
 
             self.accounts = Accounts(database, secret)
         # A token comes with many requests. Only those that passed are kept, each under the very key

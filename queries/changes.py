@@ -6,10 +6,10 @@ from sqlalchemy import BigInteger, and_, bindparam, case, func, null, or_, selec
 
 from engines import DEADLINE
 from engines.spelling import one_of
-from filters import OWNED
 from models import FEED, GONE, ROW, TASK, TextList
-from positions import OWNER
 from queries import Query
+from queries.conditions import OWNED
+from queries.positions import OWNER
 from schemas import Since
 
 task, feed, gone = TASK.c, FEED.c, GONE.c

@@ -1,4 +1,4 @@
-"""The statements of `queries.py` that serve many callers at once (PostgreSQL).
+"""The statements of `tasks.py` that serve many callers at once (PostgreSQL).
 
 `calls` is a JSON array of the parameters of each, numbered by `n`; every row that comes back begins
 with the number of the call that it answers. The owner stands in every join.
@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from engines.spelling import or_nothing, random_number
-from filters import LIVE, by_key, order_by, settled
 from models import FEED, ROW, TASK
-from positions import raising_or_making, step
+from queries.conditions import LIVE, by_key, order_by, settled
+from queries.positions import raising_or_making, step
 from schemas import MAX_PAGE, TaskCreate
 
 task, feed = TASK.c, FEED.c
