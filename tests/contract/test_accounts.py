@@ -88,6 +88,19 @@ export { createRoot } from "react-dom/client";
 """
 TITLES = "[...document.querySelectorAll('li input:not([type])')].map(each => each.value).join()"
 
+# The list comes late: what is added meanwhile must not be lost.
+LATE = """<script>
+const fetched = window.fetch;
+window.fetch = async (url, options) => {
+  const answer = await fetched(url, options);
+  if (options.method === "GET") {
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    setTimeout(() => { window.listed = true; }, 100);
+  }
+  return answer;
+};
+</script>"""
+
 
 def submit(page: Page, form: str, button: str, **fields: str) -> None:
     """Fill in a form of the page and press one of its buttons."""
@@ -114,7 +127,7 @@ def test_the_react_page_takes_an_account_from_sign_up_to_deletion(
     ):
         html, found = re.subn('"https://esm.sh/.*?"', '"./bundle.js"', block(ACCOUNTS_PAGE))
         assert found == 3
-        (tmp_path / "index.html").write_text(html.replace(ADDRESS, service.url))
+        (tmp_path / "index.html").write_text(LATE + html.replace(ADDRESS, service.url))
         bob = sign_up(client, "bob@example.com")
         bobs = client.post("/api/tasks", json={"title": "Bob's"}, headers=bob.headers).json()
         with browser.open(site.url) as page:
@@ -122,7 +135,7 @@ def test_the_react_page_takes_an_account_from_sign_up_to_deletion(
             said(page, "The e-mail or the password is wrong.")
             submit(page, "enter", "signup", email="ann@example.com", password="correct horse")
             submit(page, "add", "", title="Water the plants")
-            page.wait(f"{TITLES} === 'Water the plants'")
+            page.wait(f"window.listed && {TITLES} === 'Water the plants'")
             submit(page, "add", "", title="Buy milk")
             page.wait(f"{TITLES} === 'Buy milk,Water the plants'")
             page.type("li input:not([type])", "Buy tea")
