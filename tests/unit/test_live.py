@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.sse import KEEPALIVE_COMMENT
 
-from errors import Unavailable
+from errors import Unauthorized, Unavailable
 from routes import live
 from schemas import Since
 
@@ -65,6 +65,13 @@ def test_each_stream_looks_for_itself_where_one_node_may_be_away(
     assert (listener.woken >= 2) == distributed
 
 
+def _stream(page: Any, check: Any) -> live.Stream:
+    around: Any = SimpleNamespace(page=page)
+    stream = live.Stream(around, around, Since(), check)
+    stream._transport = SimpleNamespace(is_closing=lambda: False)
+    return stream
+
+
 def test_a_clock_that_is_set_back_puts_off_no_comment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_BEAT", 0.01)
 
@@ -72,14 +79,67 @@ def test_a_clock_that_is_set_back_puts_off_no_comment(monkeypatch: pytest.Monkey
         pass
 
     async def scenario() -> None:
-        around: Any = SimpleNamespace(page=nothing)
-        stream = live.Stream(around, around, Since(), nothing)
-        stream._transport = SimpleNamespace(is_closing=lambda: False)
+        stream = _stream(nothing, nothing)
         assert await stream._next() == b""
         await asyncio.sleep(0.02)
         monkeypatch.setattr(time, "time", lambda: 0.0)
         stream.look_at_the_clock(time.time())
         async with asyncio.timeout(5):
             assert await stream._next() == KEEPALIVE_COMMENT
+
+    asyncio.run(scenario())
+
+
+def test_a_comment_looks_whether_the_token_still_counts_and_is_not_said_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: list[Exception] = [Unavailable(), Unauthorized()]  # nobody can say, and it does not
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    async def check() -> None:
+        raise answers.pop(0)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(live, "_BEAT", 0.0)
+        stream = _stream(nothing, check)
+        await asyncio.sleep(0.01)
+        monkeypatch.setattr(live, "_BEAT", 3600.0)
+        assert await stream._next() == KEEPALIVE_COMMENT
+        stream.look_at_the_clock(0.0)
+        assert not stream._roused.is_set()
+        stream._due = 0.0
+        stream.look_at_the_clock(0.0)
+        with pytest.raises(Unauthorized):
+            await stream._next()
+
+    asyncio.run(scenario())
+
+
+def test_a_page_with_more_behind_it_is_followed_by_the_next_at_once() -> None:
+    pages = [(5, True, b"first"), (6, False, b"last")]
+
+    async def page(_: object) -> tuple[int, bool, bytes]:
+        return pages.pop(0)
+
+    async def scenario() -> None:
+        stream = _stream(page, None)
+        assert await stream._next() == b"first"
+        assert stream._roused.is_set()
+        assert await stream._next() == b"last"
+        assert not stream._roused.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_begins_after_the_signal_ends_at_once() -> None:
+    async def scenario() -> None:
+        streams = live.Live(SimpleNamespace(distributed=False))  # type: ignore[arg-type]
+        streams._close()
+        stream = _stream(None, None)
+        stream.whose = SimpleNamespace(user_id="here")  # type: ignore[assignment]
+        streams.add(stream)
+        assert stream._over
 
     asyncio.run(scenario())
