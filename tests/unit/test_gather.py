@@ -196,3 +196,17 @@ def test_changes_of_one_user_that_wait_hold_up_nobody_elses() -> None:
             each.cancel()
 
     asyncio.run(scenario())
+
+
+def test_who_has_gone_before_the_statement_goes_out_is_left_out_of_it() -> None:
+    async def scenario() -> None:
+        pool = StandIn()
+        gatherer = Gatherer(pool, "one", "many", {}, repeatable=False)  # type: ignore[arg-type]
+        calls = [asyncio.create_task(gatherer.run({"task_id": n})) for n in range(2)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        await asyncio.sleep(0.01)
+        assert [(sql, parameters) for sql, parameters, _ in pool.sent] == [("one", {"task_id": 1})]
+        calls[1].cancel()
+
+    asyncio.run(scenario())
