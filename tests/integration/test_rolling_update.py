@@ -22,6 +22,14 @@ RELEASED: dict[str, list[dict[str, Any]]] = json.loads(
 )
 
 
+# As that of a user whose tasks the released version has made.
+NO_POSITION = {
+    "call": "none",
+    "sql": "DELETE FROM task_feed WHERE user_id = 'old'",
+    "parameters": {},
+}
+
+
 def readable(parameters: dict[str, Any], database: Database) -> dict[str, Any]:
     """Return the parameters with the instants that JSON has no type for."""
     if database.name == "sqlite":
@@ -71,8 +79,11 @@ def test_the_released_version_goes_on_serving_on_the_new_schema(new_database: Da
         )
         assert again.status_code == 201, again.text
         assert again.headers["Idempotency-Replayed"] == "true"
-        changed = client.patch(f"/api/old/tasks/{first['uid']}", json={"title": "new"})
-        assert changed.status_code == 200
+        one, new = f"/api/old/tasks/{first['uid']}", {"title": "new"}
+        writes = ("PATCH", one, new), ("PATCH", "/api/old/tasks", new), ("DELETE", one, None)
+        for method, path, body in writes:
+            run_all(new_database, [NO_POSITION])
+            assert client.request(method, path, json=body).status_code == 200
         page = client.get("/api/old/tasks/changes").json()
         assert {task["id"] for task in page["changes"]} == {task["id"] for task in tasks}
         deletes = [each for each in RELEASED[new_database.name] if each not in before_deletes]
