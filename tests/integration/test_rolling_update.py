@@ -83,7 +83,9 @@ def test_the_released_version_goes_on_serving_on_the_new_schema(new_database: Da
         writes = ("PATCH", one, new), ("PATCH", "/api/old/tasks", new), ("DELETE", one, None)
         for method, path, body in writes:
             run_all(new_database, [NO_POSITION])
-            assert client.request(method, path, json=body).status_code == 200
+            answer = client.request(method, path, json=body)
+            assert answer.status_code == 200
+            assert answer.json().get("updated", 1)
         page = client.get("/api/old/tasks/changes").json()
         assert {task["id"] for task in page["changes"]} == {task["id"] for task in tasks}
         deletes = [each for each in RELEASED[new_database.name] if each not in before_deletes]
