@@ -163,7 +163,7 @@ class _Turns:
 
     async def _in_turn(self, caller: _Caller, call: Coroutine[Any, Any, Response]) -> Response:
         try:
-            async with asyncio.timeout(DEADLINE + _GRACE) as waiting:
+            async with asyncio.timeout(DEADLINE + _GRACE):
                 async with caller.turn:
                     if caller.long is None:
                         return await call
@@ -172,8 +172,6 @@ class _Turns:
                             return await call
                 return await call
         except TimeoutError:
-            if not waiting.expired():
-                raise
             detail = "Too much is asked for at once; ask for fewer tasks at a time, or later."
             raise Unavailable(detail) from None
         finally:
