@@ -131,15 +131,3 @@ def test_a_page_with_more_behind_it_is_followed_by_the_next_at_once() -> None:
         assert not stream._roused.is_set()
 
     asyncio.run(scenario())
-
-
-def test_a_stream_that_begins_after_the_signal_ends_at_once() -> None:
-    async def scenario() -> None:
-        streams = live.Live(SimpleNamespace(distributed=False))  # type: ignore[arg-type]
-        streams._close()
-        stream = _stream(None, None)
-        stream.whose = SimpleNamespace(user_id="here")  # type: ignore[assignment]
-        streams.add(stream)
-        assert stream._over
-
-    asyncio.run(scenario())
