@@ -1,11 +1,13 @@
 """The page at /docs in a real browser that can reach nothing but the service."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+import openapi
 from tests.support.browser import Chromium, Page
 from tests.support.processes import wait_until
 from tests.support.service import Service
@@ -125,3 +127,21 @@ def test_the_log_links_to_the_page_once_however_many_workers(tmp_path: Path) -> 
         ready = "Application startup complete"
         wait_until(lambda: service.log.count(ready) == 2, "both workers are up")
         assert service.log.count(f"{service.url}/docs\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "address"),
+    [
+        ("", "http://127.0.0.1:8000/docs"),
+        ("--host 0.0.0.0 --port 80 --root-path /x/", "http://localhost:80/x/docs"),
+        ("--host :: --ssl-certfile its", "https://localhost:8000/docs"),
+        ("--uds its.socket", "/docs"),
+        ("--fd 3", "/docs"),
+        ("--port 0", "/docs"),
+    ],
+)
+def test_the_start_links_to_it_where_uvicorn_listens(
+    monkeypatch: pytest.MonkeyPatch, options: str, address: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["uvicorn", "main:app", *options.split()])
+    assert openapi.address() == address
