@@ -305,8 +305,6 @@ class Pool:
         self._ticker.cancel()
         for job in self._waiting.take_all():
             job.fail(Unavailable())
-        for task in list(self._connecting):
-            task.cancel()
         for connection in list(self._open):
             self.discard(connection)
 
