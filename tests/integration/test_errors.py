@@ -1,5 +1,6 @@
 """Every failure is a problem that a page can read, and hostile input is one too (section 5)."""
 
+import asyncio
 import gzip
 import json
 import re
@@ -11,9 +12,12 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+from fastapi import Response
 
 import errors
 from database import Database
+from door import Cors, Door
+from main import Envelope
 from tests.support.api import assert_refused, create
 from tests.support.app import in_process
 from tests.support.problems import CORS, ORIGIN, assert_problem
@@ -485,3 +489,24 @@ def test_a_word_of_an_address_is_no_user(client: httpx2.Client, word: str, rest:
 @pytest.mark.parametrize("user", ["v", "v1a", "1v", "user", "authx", "tasks2", "v1.0"])
 def test_a_user_may_have_a_name_that_begins_like_one(client: httpx2.Client, user: str) -> None:
     assert client.get(f"/api/{user}/tasks").status_code == 200
+
+
+def test_what_fails_after_its_answer_has_begun_begins_no_other() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError("in the middle of it")
+
+    cors = Cors(Response())
+    envelope = Envelope(fails, cors, Door(None), None, None)
+    scope = {"type": "http", "method": "GET", "path": "/api/tasks", "headers": []}
+    with pytest.raises(ValueError, match="in the middle of it"):
+        asyncio.run(envelope(scope, receive, send))
+    assert sent == ["http.response.start"]
