@@ -36,12 +36,13 @@ class Listener:
 
     def __init__(self) -> None:
         self.woken = 0
+        self.ended = asyncio.Event()
 
     def wake(self) -> None:
         self.woken += 1
 
     def end(self) -> None:
-        pass
+        self.ended.set()
 
     def look_at_the_clock(self, now: float) -> None:
         pass
@@ -63,6 +64,24 @@ def test_each_stream_looks_for_itself_where_one_node_may_be_away(
 
     asyncio.run(scenario())
     assert (listener.woken >= 2) == distributed
+
+
+def test_when_the_look_for_changes_fails_no_stream_goes_on_deaf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "_LOOK", 0.01)
+    broken: Any = SimpleNamespace()  # has no `run`
+    listener: Any = Listener()
+
+    async def scenario() -> None:
+        streams = live.Live(broken)
+        streams.add(listener)
+        async with asyncio.timeout(5):
+            await listener.ended.wait()
+        assert isinstance(streams._looking, asyncio.Task)
+        assert isinstance(streams._looking.exception(), AttributeError)
+
+    asyncio.run(scenario())
 
 
 def _stream(page: Any, check: Any) -> live.Stream:
