@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
 import pytest
+from jwt import PyJWK
 
 from auth import tokens
 from auth.tokens import KeySet
@@ -110,3 +112,24 @@ def test_a_set_of_just_under_a_megabyte_is_taken() -> None:
     with server(large) as url:
         keys, found = tokens._fetched(url).result(10)
     assert (len(keys), found) == (1, 1)
+
+
+def test_a_late_answer_never_replaces_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Future[tuple[list[PyJWK], int]]] = []
+
+    def fetched(_: str) -> Future[tuple[list[PyJWK], int]]:
+        asked.append(Future())
+        return asked[-1]
+
+    monkeypatch.setattr(tokens, "_fetched", fetched)
+
+    async def scenario() -> None:
+        keys = KeySet("http://nobody.invalid")
+        fetches = [asyncio.create_task(keys._fetch()) for _ in range(2)]
+        for number in (1, 2):
+            await asyncio.sleep(0.01)
+            assert len(asked) == number
+            asked[-1].set_result(([], number))
+        await asyncio.gather(*fetches)
+
+    asyncio.run(scenario())
