@@ -588,3 +588,22 @@ def test_closing_fails_what_waits_and_leaves_no_connection(
             statement.cancel()
 
     run(scenario())
+
+
+def test_a_server_that_owes_an_answer_for_long_loses_its_place(
+    run: Run[Any], proxy: Proxy, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_FROZEN", 0.5)
+
+    async def scenario() -> None:
+        async with pool_on(dsn) as pool:
+            assert await value(pool, "SELECT 1") == 1
+            proxy.freeze()
+            await refused(value(pool, "SELECT 2", deadline=1.0))
+            for pause in itertools.repeat(0.05, 200):
+                await asyncio.sleep(pause if pool._open else 0)
+            assert not pool._open
+            proxy.thaw()
+            assert await value(pool, "SELECT 3") == 3
+
+    run(scenario())
