@@ -24,7 +24,7 @@ Versions = tuple[int, ...] | None  # what If-Match allows; None allows any
 Positions = tuple[int, ...] | None  # the same for a bulk call
 Ref = int | str  # the id or the uid of a task
 
-task, feed, gone = TASK.c, FEED.c, GONE.c
+task, feed = TASK.c, FEED.c
 # Fields that came after fingerprints did: they count only where they say something.
 _LATER: Final = ("uid", "deleted", "remind_at", "recurrence", "repeat_from")
 

@@ -115,11 +115,12 @@ def test_a_set_of_just_under_a_megabyte_is_taken() -> None:
 
 
 def test_a_late_answer_never_replaces_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Future[tuple[list[PyJWK], int]]] = []
+    asked = asyncio.Queue[Future[tuple[list[PyJWK], int]]]()
 
     def fetched(_: str) -> Future[tuple[list[PyJWK], int]]:
-        asked.append(Future())
-        return asked[-1]
+        answer = Future[tuple[list[PyJWK], int]]()
+        asked.put_nowait(answer)
+        return answer
 
     monkeypatch.setattr(tokens, "_fetched", fetched)
 
@@ -127,9 +128,10 @@ def test_a_late_answer_never_replaces_a_newer_one(monkeypatch: pytest.MonkeyPatc
         keys = KeySet("http://nobody.invalid")
         fetches = [asyncio.create_task(keys._fetch()) for _ in range(2)]
         for number in (1, 2):
-            await asyncio.sleep(0.01)
-            assert len(asked) == number
-            asked[-1].set_result(([], number))
+            answer = await asyncio.wait_for(asked.get(), 10)
+            await asyncio.sleep(0.01)  # in which one that does not wait would ask
+            assert asked.empty()
+            answer.set_result(([], number))
         await asyncio.gather(*fetches)
 
     asyncio.run(scenario())
