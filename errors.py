@@ -20,7 +20,10 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-NOWHERE = "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks."
+NOWHERE = (
+    "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks, and with "
+    "AUTH_ACCOUNTS on, log-in is at /api/auth/login."
+)
 SORRY = "Something went wrong on the server; it has been logged."
 ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers

@@ -865,7 +865,9 @@ from starlette.testclient import TestClient
 client = TestClient(create_app(Settings(_env_file=None, auth_secret="s" * 32)))
 for path in ("signup", "register", "login", "signin", "me"):
     for method in ("GET", "POST", "PATCH", "DELETE"):
-        assert client.request(method, f"/api/auth/{path}").status_code == 404
+        answer = client.request(method, f"/api/auth/{path}")
+        assert answer.status_code == 404
+        assert "with AUTH_ACCOUNTS on, log-in is at /api/auth/login" in answer.json()["detail"]
 assert "/api/auth" not in client.get("/openapi.json").text
 # email_validator is there all the same: FastAPI loads it wherever it is installed.
 print(*({"argon2", "dns", "auth.accounts", "routes.accounts"} & set(sys.modules)))
