@@ -82,7 +82,7 @@ def _time(value: str) -> str | None:
             return datetime.fromisoformat(value).isoformat()
         if _INSTANT.fullmatch(value):
             return timestamp(datetime.fromisoformat(value.upper()))
-    raise broken("must be a time (2026-11-21T10:00), also with a UTC offset")
+    raise broken("must be a time (2026-11-21T10:00), or with a UTC offset (2026-11-21T10:00:00Z)")
 
 
 def _due_date(value: str) -> str | None:
