@@ -22,5 +22,5 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
 # No shell in between: SIGTERM reaches uvicorn, which ends what is under way and then itself.
 # Why each option: docs/production.md.
-ENTRYPOINT ["uvicorn", "main:app", "--host", "0.0.0.0", "--ws", "none", \
+ENTRYPOINT ["uvicorn", "main:app", "--host", "0.0.0.0", \
     "--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "25"]

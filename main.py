@@ -165,8 +165,8 @@ def create_app(settings: Settings) -> FastAPI:
         # The envelope writes the line a request; uvicorn looks whether anyone listens to its own.
         logging.getLogger("uvicorn.access").handlers.clear()
         logging.getLogger("uvicorn.access").propagate = False
-        # What it says of each WebSocket, of which there are none here, has the query string, and so
-        # a token; unless `--ws none` has it leave them alone.
+        # What it says of each WebSocket, where a library for them is there, has the query string,
+        # and so a token.
         logging.getLogger("uvicorn.error").addFilter(lambda it: '"WebSocket ' not in str(it.msg))
         if owners.tokens:
             await owners.tokens.open()

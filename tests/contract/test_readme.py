@@ -271,6 +271,11 @@ def test_the_run_line_is_all_it_takes(clone: Path) -> None:
         httpx2.post(f"{running.url}/api/tasks", json={"title": "first"}).raise_for_status()
         assert httpx2.get(f"{running.url}/docs/files/swagger-ui.css").status_code == 200
         assert f"try it at {running.url}/docs" in running.log
+        # With a library for WebSockets uvicorn would close the connection without a word.
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        asked = httpx2.post(f"{running.url}/api/tasks", json={"title": "it"}, headers=upgrade)
+        assert asked.status_code in (201, 400)
+        assert asked.headers["X-Request-ID"]
         assert "Traceback" not in running.log
     assert (clone / "tasks.db").exists()
 

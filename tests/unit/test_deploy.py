@@ -77,11 +77,10 @@ def test_the_image_and_the_manifest_agree_on_user_and_port() -> None:
 
 
 def test_the_image_is_started_as_is_advised_for_any_host() -> None:
-    """Without WebSockets; and connections that are idle are the proxy's to close."""
+    """Connections that are idle are the proxy's to close."""
     production = (REPOSITORY / "docs/production.md").read_text()
-    for option in ("--ws", "--timeout-keep-alive"):
-        (value,) = set(re.findall(rf"{option} (\w+) ", production))
-        assert f'"{option}", "{value}"' in DOCKERFILE
+    (value,) = set(re.findall(r"--timeout-keep-alive (\w+) ", production))
+    assert f'"--timeout-keep-alive", "{value}"' in DOCKERFILE
 
 
 def in_the_image() -> list[Path]:
