@@ -12,7 +12,8 @@ from queries.tasks import Positions, Versions
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
-_VERSION, _POSITION = "[0-9]{1,16}", "([0-9]{1,16})-%s-[0-9a-f]{32}"
+_VERSION = "[1-9][0-9]{0,15}"
+_POSITION = f"({_VERSION})-%s-[0-9a-f]{{32}}"
 _NEVER = (-1,)  # no version and no position is that
 Conditions = tuple[str | None, str | None]  # what If-Match and If-None-Match say
 
