@@ -273,15 +273,15 @@ class BulkFilter(TaskFilter):
         return value
 
 
-def _once(text: Any) -> str:
-    if not isinstance(text, str):
-        raise broken("must be given only once")
-    return text
+def _text(given: Any) -> str:
+    if not isinstance(given, str):
+        raise broken("must be text")
+    return given
 
 
 def _sort_keys(text: Any) -> tuple[str, ...]:
     keys = []
-    for key in map(str.strip, _once(text).split(",") if text else ()):
+    for key in map(str.strip, _text(text).split(",") if text != "" else ()):
         field = key.removeprefix("-")
         keys.append("-" * key.startswith("-") + _SORT_ALIASES.get(field, field))
     names = {key.removeprefix("-") for key in keys}
@@ -291,7 +291,7 @@ def _sort_keys(text: Any) -> tuple[str, ...]:
 
 
 def _descending(text: Any) -> tuple[bool, ...]:
-    orders = [order.strip().lower() for order in _once(text).split(",")]
+    orders = [order.strip().lower() for order in _text(text).split(",")]
     if not {"asc", "desc"}.issuperset(orders):
         raise broken("must be asc or desc, or a comma list of them")
     return tuple(order == "desc" for order in orders)
