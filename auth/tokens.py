@@ -221,6 +221,8 @@ def _usable(jwk: Any) -> jwt.PyJWK | None:
         algorithm = _ALGORITHMS[jwk["kty"]]
         if jwk.get("use") not in (None, "sig") or jwk.get("alg") not in (None, algorithm):
             return None
+        if "d" in jwk:  # its private half: whoever reads the set could sign
+            return None
         key = jwt.PyJWK(jwk, algorithm)
         prepared = key.Algorithm.prepare_key(key.key)  # refuses another curve
         return None if key.Algorithm.check_key_length(prepared) else key

@@ -27,6 +27,7 @@ OTHER_RSA, P384 = Key("RS256", "other rsa"), Key("ES384", "p-384")
 FOR_OTHER_USE, FOR_OTHER_ALGORITHM = Key("EdDSA", "enc"), Key("RS256", "ps")
 WEAK = Key("RS256", "weak", rsa.generate_private_key(65537, 1024))
 SYMMETRIC = Key("HS256", "symmetric", b"published with the other keys, in error")
+PUBLISHED = [Key("RS256", "published rsa"), Key("ES256", "published ec")]  # with their private half
 FOREIGN = Key("EdDSA", "foreign")
 RUBBISH: list[Any] = [
     None, "key", 7, [], {}, {"kty": None}, {"kty": ["RSA"]}, {"kty": "RSA", "kid": "no numbers"},
@@ -35,6 +36,7 @@ RUBBISH: list[Any] = [
     {"kty": "oct", "kid": SYMMETRIC.kid, "k": base64url(SYMMETRIC.private)},
     EDDSA.jwk | {"alg": "none"}, WEAK, P384, FOR_OTHER_USE.jwk | {"use": "enc"},
     FOR_OTHER_ALGORITHM.jwk | {"alg": "PS256"},
+    *(key.private_jwk for key in PUBLISHED),
 ]  # fmt: skip
 GOOD: list[Any] = [
     EDDSA.jwk | {"alg": "EdDSA", "use": "sig", "x5u": "https://nobody.invalid", "later": {}},
@@ -428,7 +430,7 @@ def test_nothing_is_fetched_from_where_a_token_points(
 
 
 @pytest.mark.parametrize(
-    "key", [WEAK, P384, FOR_OTHER_USE, FOR_OTHER_ALGORITHM, SYMMETRIC], ids=str
+    "key", [WEAK, P384, FOR_OTHER_USE, FOR_OTHER_ALGORITHM, SYMMETRIC, *PUBLISHED], ids=str
 )
 def test_a_key_of_the_set_that_is_not_for_this_is_not_taken(
     public: Guarded, user: str, key: Key

@@ -44,8 +44,16 @@ class Key:
     @cached_property
     def jwk(self) -> dict[str, Any]:
         """Its public half as a JSON Web Key (RFC 7517)."""
+        return self._jwk(self.private.public_key())
+
+    @property
+    def private_jwk(self) -> dict[str, Any]:
+        """All of it as a JSON Web Key, which nobody should hand out."""
+        return self._jwk(self.private)
+
+    def _jwk(self, key: Any) -> dict[str, Any]:
         to_jwk: Any = jwt.get_algorithm_by_name(self.algorithm).to_jwk
-        jwk: dict[str, Any] = to_jwk(self.private.public_key(), as_dict=True)
+        jwk: dict[str, Any] = to_jwk(key, as_dict=True)
         return jwk | ({"kid": self.kid} if self.kid else {})
 
     def token(self, claims: Any, **header: Any) -> str:
