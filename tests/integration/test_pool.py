@@ -519,6 +519,17 @@ def test_the_first_of_two_hosts_may_be_dead(
     run(answers(url))
 
 
+@pytest.mark.parametrize("encoding", ["latin1", "SQL_ASCII"])
+def test_text_is_utf_8_whatever_the_url_says(
+    run: Run[Any], own_postgres: Postgres, encoding: str
+) -> None:
+    async def scenario() -> None:
+        async with pool_on(f"{own_postgres.url()}?client_encoding={encoding}") as pool:
+            assert await value(pool, "SELECT %(text)s || '€'", text="é") == "é€"
+
+    run(scenario())
+
+
 @pytest.fixture(scope="module")
 def encrypted(own_postgres: Postgres) -> Iterator[tuple[PgBouncer, Path]]:
     """A server that only speaks TLS, with a self-signed certificate, and that certificate.
