@@ -38,6 +38,7 @@ _PLAIN = {
     "list_type": "must be a valid array",  # which Pydantic calls a list where it is no JSON
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
+    "url_scheme": "must begin with http:// or https://",
 }
 
 

@@ -14,6 +14,7 @@ import warnings
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, Final
+from urllib.error import URLError
 from urllib.request import HTTPRedirectHandler, build_opener
 from urllib.request import Request as Fetch
 
@@ -167,7 +168,8 @@ class KeySet:
                 level, state = logging.INFO, f"{len(keys)} of {found} can check tokens"
             except Exception as error:  # whatever the other side sends: the old keys stay
                 # Only the kind: a message may quote the URL, with a password in it.
-                kind = getattr(error, "code", 0) or type(getattr(error, "reason", error)).__name__
+                cause = error.reason if isinstance(error, URLError) else error
+                kind = getattr(error, "code", 0) or type(cause).__name__
                 level, state = logging.WARNING, f"cannot be had ({kind})"
             if state != self._state:
                 self._state = state

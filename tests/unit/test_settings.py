@@ -222,7 +222,7 @@ def test_a_bad_value_is_refused_with_one_line_that_names_the_variable(
     with pytest.raises(Refused) as refused:
         loaded(monkeypatch, {name: value})
     line = str(refused.value)
-    assert re.fullmatch(rf"{name}: [^\n]{{10,150}}", line)
+    assert re.fullmatch(rf"{name}: [a-z][^A-Z\n][^\n]{{8,148}}", line)
     assert PASSWORD not in line
 
 
