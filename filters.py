@@ -63,7 +63,7 @@ def ranks(names: list[str]) -> list[int]:
 
 
 def _number(value: Any) -> Any:
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", str(value)):
+    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", str(value)):
         raise broken("must be a number")
     return value
 

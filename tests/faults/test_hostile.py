@@ -359,6 +359,7 @@ def test_a_target_that_is_none_is_refused(service: Service, target: str) -> None
         "&".join(f"field{number}=1" for number in range(5_000)),
         "&".join(["status=all"] * 5_000),
         "a" * 60_000,
+        *(f"order_gte={digits}x" for digits in ("1" * 60_000, "1." + "1" * 60_000)),
     ],
     ids=lambda query: query[:40],
 )
