@@ -219,9 +219,9 @@ class TaskFilter(ByField):
     q: Annotated[Folded, AfterValidator(lambda text: text or _ANY), _Q] = _SEARCH
     priority: Annotated[
         list[fields.Priority], AsList, AfterValidator(ranks), Condition("priority", "in")
-    ] = Field([], description="Any of these; repeat it for several.")
+    ] = Field([], fail_fast=True, description="Any of these; repeat it for several.")
     tag: Annotated[list[fields.Tag], AsList, Condition("tags", "eq")] = Field(
-        [], description="All of these; repeat it for several."
+        [], fail_fast=True, description="All of these; repeat it for several."
     )
     overdue: Annotated[Flag, Condition("overdue", "eq")] = Field(
         _NOT_GIVEN, description="Due before now and not completed; a day is over at its end in UTC."
@@ -233,7 +233,7 @@ class TaskFilter(ByField):
         _NOT_GIVEN, description="Due after this day or instant."
     )
     id: Annotated[list[TaskId], AsList, Condition("id", "in")] = Field(
-        [], description="Any of these; repeat it for several."
+        [], fail_fast=True, description="Any of these; repeat it for several."
     )
     deleted: Annotated[
         Flag, AfterValidator(lambda trash: trash or _ANY), Condition("deleted", "eq")

@@ -252,6 +252,11 @@ def test_bad_arguments_are_what_the_rest_api_says_of_them(
     assert named in refusal(client, tool, **arguments)
 
 
+def test_of_a_lists_countless_wrong_items_the_first_is_told(client: httpx2.Client) -> None:
+    told = refusal(client, "list_tasks", id=["x"] * 20_000, tag=[" "] * 20_000, priority=[0] * 9)
+    assert [part.partition(":")[0] for part in told.split("; ")] == ["priority", "tag", "id"]
+
+
 def test_a_refusal_is_the_problem_of_the_rest_api(
     client: httpx2.Client, user: str, tasks: str
 ) -> None:
