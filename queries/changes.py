@@ -43,17 +43,19 @@ _nth = (
     .offset(bindparam("before", type_=BigInteger()))
     .scalar_subquery()
 )
+# Who has all is not looked for: of very many tasks that takes long.
+_sought = case((feed.position > _since, _nth)).label("nth")
 # LIMIT keeps a row apart from what it is used in, so that each look is made once.
-_at = select(FEED, _nth.label("nth")).where(feed.user_id == OWNER).limit(1).subquery().c
+_at = select(FEED, _sought).where(feed.user_id == OWNER).limit(1).subquery().c
 # Not before what is forgotten: who has begun at 0 could not go on from there.
 _end = case((_at.nth < _at.forgotten, _at.forgotten), else_=_at.nth)
 _page = select(_at.position, _at.forgotten, _end.label("end")).cte("page")
 _until = select(func.coalesce(_page.c.end, _page.c.position)).scalar_subquery()
 _change = union_all(
-    select(*ROW, task.position).where(_tasks_since, task.position <= _until),
+    select(*ROW, task.position).where(_tasks_since, task.position <= _until, _until > _since),
     select(
         *((gone[column.name] if column.name in gone else null()) for column in ROW), gone.position
-    ).where(_gone_since, gone.position <= _until),
+    ).where(_gone_since, gone.position <= _until, _until > _since),
 ).subquery()
 _further = or_(
     select(task.id).where(OWNED, task.position > _page.c.end).exists(),

@@ -85,6 +85,8 @@ def _clause(name: str, field: str, operator: str) -> ColumnElement[bool]:
         return contains(_as_text(column), bindparam(name, type_=Text()))
     if operator == "in":
         return one_of(column, bindparam(name, type_=NumberList))
+    if column is task.uid and operator == "eq":  # PostgreSQL has no index for that of nulls
+        return and_(task.uid == bindparam(name))
     return _COMPARISONS[operator](column, bindparam(name, type_=column.type))
 
 

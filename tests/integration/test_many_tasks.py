@@ -298,6 +298,24 @@ def test_sqlite_goes_to_what_is_listed_and_looks_at_nothing_else(connection: Any
         assert any(re.match(f"SEARCH {search}", step) for step in steps), steps
 
 
+def test_of_very_many_tasks_one_is_found_by_its_uid_and_none_looked_at_when_nothing_is_new(
+    connection: Any, new_database: Database
+) -> None:
+    feed = "INSERT INTO task_feed (user_id, position, forgotten) VALUES ('heavy', 1, 0)"
+    connection.cursor().execute(feed)
+    for query in (
+        statements.list_tasks("heavy", TaskQuery(uid="mine")),
+        statements.list_tasks("heavy", TaskQuery(uid="mine", deleted="true")),
+        changes.read_changes("heavy", Since(since=1)),
+    ):
+        if new_database.name == "sqlite":
+            by = indexes(plan_of_sqlite(connection, query))
+            assert set(by) <= {"task_user_id_uid", "task_user_id_position"}
+        else:
+            root = plan(connection, query)[0]
+            assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 50, root
+
+
 def test_a_large_trash_slows_no_page_down(connection: Any, new_database: Database) -> None:
     asked = [{}, *PAGES[:3]]
     for query in (statements.list_tasks("hoarder", TaskQuery(**page)) for page in asked):
