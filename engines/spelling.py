@@ -56,11 +56,12 @@ contains: Final = _spelt(
 one_of: Final = _spelt(
     Boolean(), postgresql="{0} = ANY ({1})", sqlite="{0} IN (SELECT value FROM json_each({1}))"
 )
-# Whether the first tags hold all of the second.
+# Whether the first tags hold all of the second. With EXCEPT it took SQLite four times as long.
 has_tags: Final = _spelt(
     Boolean(),
     postgresql="{0} @> {1}",
-    sqlite="NOT EXISTS (SELECT value FROM json_each({1}) EXCEPT SELECT value FROM json_each({0}))",
+    sqlite="NOT EXISTS (SELECT 1 FROM json_each({1}) AS part WHERE NOT EXISTS "
+    "(SELECT 1 FROM json_each({0}) AS tag WHERE tag.value = part.value))",
 )
 # Tags as text, one a line.
 tag_lines: Final = _spelt(

@@ -283,6 +283,13 @@ def test_sqlite_makes_the_next_of_each_of_many_tasks_by_its_id(connection: Any) 
 
 
 @pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+def test_sqlite_looks_for_tags_without_a_table_for_each_task(connection: Any) -> None:
+    query = statements.count_tasks("heavy", TaskFilter(tag=["a", "b"]))
+    steps = [step for _, step in plan_of_sqlite(connection, query)]
+    assert not [step for step in steps if re.search("TEMP|EXCEPT|LIST", step)], steps
+
+
+@pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
 def test_sqlite_goes_to_what_is_listed_and_looks_at_nothing_else(connection: Any) -> None:
     found_by = [
         (changes.read_changes("heavy", Since(since=5)), "task .*_position .*position>[?]"),
