@@ -188,16 +188,21 @@ class Stream(Response):
         self._transport = transport_of(receive)
         self._live.add(self)  # before the first page is read: what is written then wakes it again
         try:
-            first = _BEGIN + await self._next()
-            headers, self.raw_headers = self.raw_headers, []  # what was said takes no room
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send(_body(first))
+            await self._begin(send)
             with suppress(ApiError):
                 while not self._over:
                     await send(_body(await self._next()))
         finally:
             self._live.remove(self)
         await send({"type": "http.response.body"})
+
+    async def _begin(self, send: Send) -> None:
+        """Say the first page, which all who want it share, and keep nothing of what was said."""
+        first = await self._next()
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self.raw_headers = []
+        await send(_body(_BEGIN))
+        await send(_body(first))
 
     async def _next(self) -> bytes:
         """Wait for what there is to say: an event, and every now and then a comment."""

@@ -200,7 +200,9 @@ def test_what_goes_over_the_wire(service: Service, tasks: str) -> None:
         came = b""
         while b"id: 1\n\n" not in came:
             came += wire.recv(4096)
-    assert b": changes follow\nretry: 2000\n\nevent: changes\ndata: {" in came
+    begin, page = came.split(b": changes follow\nretry: 2000\n\n")
+    assert begin.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"event: changes\ndata: {" in page
 
 
 def test_what_cannot_be_streamed_is_a_status(

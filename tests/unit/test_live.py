@@ -1,6 +1,7 @@
 """Whom the streams' look for changes wakes, when the database or the clock goes wrong."""
 
 import asyncio
+import sys
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -148,5 +149,37 @@ def test_a_page_with_more_behind_it_is_followed_by_the_next_at_once() -> None:
         assert stream._roused.is_set()
         assert await stream._next() == b"last"
         assert not stream._roused.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_of_what_a_stream_has_said_it_keeps_nothing() -> None:
+    """Its first page neither: to a thousand who listen to a long list it was half a gigabyte."""
+    pages = [(5, False, bytes(1000)), (6, False, bytes(1000))]
+    sent = [bytes(1000)]  # which nobody else has
+    said = asyncio.Event()
+
+    async def page(_: object) -> tuple[int, bool, bytes]:
+        return pages.pop(0)
+
+    async def send(message: Any) -> None:
+        if len(message.get("body", b"")) >= 1000:
+            sent.append(message["body"])
+            said.set()
+
+    async def scenario() -> None:
+        stream = _stream(page, None)
+        around: Any = SimpleNamespace(page=page, add=lambda _: None, remove=lambda _: None)
+        stream._live, receive = around, around
+        saying = asyncio.create_task(stream({"type": "http"}, receive, send))
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                await said.wait()
+            said.clear()
+            await asyncio.sleep(0)  # until it waits for the next
+            assert len({sys.getrefcount(body) for body in sent}) == 1
+            stream.wake()
+        saying.cancel()
+        assert {len(body) for body in sent} == {1000}  # the very page, which others say too
 
     asyncio.run(scenario())
