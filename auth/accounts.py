@@ -166,7 +166,7 @@ class Accounts:
         # counts no more: nobody makes up the 100 alone.
         counted = 0
         while not counted:  # else another worker has counted meanwhile
-            at = time.time()
+            at = round(time.time(), 5)  # 15 digits: so many a database gives back, however set
             await self._run(Query(_forget_old, {"before": at - 3600}))
             rows, _ = await self._run(Query(_failures, {"email": email}, repeatable=True))
             failures, seen = next((row[1:] for row in rows if row[0] == address), (0, 0.0))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from uuid import UUID, uuid4
 
 import httpx2
@@ -24,7 +24,7 @@ from settings import Settings
 from tests.conftest import Database
 from tests.support.api import assert_refused, create
 from tests.support.app import in_process
-from tests.support.postgres import Server
+from tests.support.postgres import Postgres, Server
 from tests.support.problems import CORS, assert_problem
 from tests.support.service import REPOSITORY, Service
 from tests.support.tokens import Key, base64url, to_bytes
@@ -702,6 +702,18 @@ def test_a_clock_that_is_set_back_keeps_nobody_out_for_longer(
     let_pass(database, 1)
     assert log_in(client, ann.email).status_code == 200
     let_pass(database, 100_000)  # for those of the other tests
+
+
+def test_a_server_that_gives_back_15_digits_of_a_number_lets_people_in(
+    own_postgres: Postgres, email: str
+) -> None:
+    url = own_postgres.create_database()
+    name = urlsplit(url).path[1:]
+    own_postgres.execute(f"ALTER DATABASE {name} SET extra_float_digits = 0")
+    with with_accounts(Database("postgresql", url, "")) as service, client_of(service) as client:
+        sign_up(client, email)
+        assert statuses(client, email, 2) == 2 * [401]
+        assert log_in(client, email).status_code == 200
 
 
 def test_tries_at_once_get_no_further_than_tries_in_a_row(
