@@ -285,7 +285,7 @@ class Pool:
         self._waiting: Queue[Statement] = Queue()
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
-        self._away = False
+        self._said = ""  # of the server, in the log
         self.prepares = True  # until it turns out that what is prepared does not stay
 
     def run(self, job: Statement, *, first: bool = False) -> asyncio.Future[Result]:
@@ -379,7 +379,7 @@ class Pool:
             if "," in parse_dsn(self._dsn).get("host", ""):
                 # A host that swallows packets would hold up every attempt: begin with another.
                 self._options.setdefault("load_balance_hosts", "random")
-            self.log_away(error)
+            self.log_away(error, "lets nobody else in" if self._open else "is away")
             if not self._open:
                 for job in self._waiting.take_all():
                     job.fail(Unavailable())
@@ -391,17 +391,17 @@ class Pool:
         self._connecting.remove(cast("asyncio.Task[None]", asyncio.current_task()))
         self.release(connection)
 
-    def log_away(self, error: Exception) -> None:
-        """Say, once, that the server does not answer."""
-        if not self._away:
-            self._away = True
+    def log_away(self, error: Exception, what: str = "is away") -> None:
+        """Say, once, that the server does not answer, or has let in as many as it does."""
+        if self._said not in (what, "is away"):
+            self._said = what
             reason = str(error).strip().partition("\n")[0] or "no answer"
-            log.warning("the database is away: %s", reason)
+            log.warning("the database %s: %s", what, reason)
 
     def log_back(self) -> None:
         """Say, once, that the server has answered again."""
-        if self._away:
-            self._away = False
+        if self._said == "is away":
+            self._said = ""
             log.info("the database is back")
 
     async def _tick(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psutil
 import psycopg2
@@ -420,6 +422,27 @@ def test_a_read_that_loses_a_brand_new_only_connection_gets_another_at_once(
         assert len(sent) == 2
 
     run(scenario())
+
+
+def test_a_server_that_lets_in_fewer_than_the_pool_is_not_said_to_be_away(
+    run: Run[Any], own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"few_{uuid4().hex}"
+    own_postgres.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'few' CONNECTION LIMIT 2")
+    dsn = urlsplit(own_postgres.url())._replace(netloc=f"{name}:few@127.0.0.1:{own_postgres.port}")
+    said: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(postgres.log, level, lambda text, *values: said.append(text % values))
+
+    async def scenario() -> None:
+        async with pool_on(dsn.geturl(), 4) as pool:
+            for _ in range(3):
+                await asyncio.gather(*(value(pool, SLEEP) for _ in range(6)))
+
+    run(scenario())
+    assert said == [
+        f'the database lets nobody else in: FATAL:  too many connections for role "{name}"'
+    ]
 
 
 def test_idle_connections_that_were_killed_are_noticed_before_the_next_write(
