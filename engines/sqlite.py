@@ -7,6 +7,7 @@ the loop, so an interrupt meets the statement that it is meant for, or none.
 """
 
 import asyncio
+import logging
 import math
 import os
 import sqlite3
@@ -19,6 +20,8 @@ from typing import Any, Final
 
 from engines import DEADLINE, TICK, Queue, Result
 from errors import Unavailable
+
+log = logging.getLogger("tasks")
 
 Parameters = Mapping[str, Any]
 Step = tuple[str, Parameters]  # what goes before or after a statement, in one transaction
@@ -92,7 +95,10 @@ class _Job:
         if (code := _code(outcome)) in _LATE:
             heavy = self.alone and code == sqlite3.SQLITE_INTERRUPT
             outcome = Unavailable(_HEAVY if heavy else _BUSY)
-        self.rows.set_exception(Unavailable() if code in _AWAY else outcome)
+        if code in _AWAY:
+            log.warning("the database is away: %s", outcome)
+            outcome = Unavailable()
+        self.rows.set_exception(outcome)
 
 
 @dataclass(eq=False)

@@ -167,6 +167,8 @@ def test_a_full_disk_is_a_503_and_keeps_what_was_acknowledged(
         return connection
 
     monkeypatch.setattr(sqlite, "connect", connect_to_little_room)
+    said: list[str] = []
+    monkeypatch.setattr(sqlite.log, "warning", lambda text, *values: said.append(text % values))
 
     async def scenario() -> None:
         async with pool_on(path) as pool:
@@ -185,6 +187,7 @@ def test_a_full_disk_is_a_503_and_keeps_what_was_acknowledged(
             assert all(isinstance(outcome, tuple) for outcome in await insert_all(pool, "1", "2"))
 
     asyncio.run(scenario())
+    assert set(said) == {"the database is away: database or disk is full"}
 
 
 def test_a_file_that_stays_locked_is_a_503_and_then_works_again(path: str) -> None:
