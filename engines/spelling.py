@@ -111,6 +111,15 @@ random_number: Final = _spelt(
     sqlite="abs(random() % 9007199254740991)",
     citus="(hashtextextended(now()::text || pg_backend_pid(), 0) & 9007199254740991)",
 )
+# The next number of a task. Its sequence may be `task_id_seq1`: another application's table keeps
+# its own when it is renamed.
+next_id: Final = _spelt(
+    BigInteger(),
+    postgresql="nextval((SELECT coalesce(pg_get_serial_sequence('task', 'id'), 'task_id_seq')"
+    "::regclass))",
+    citus="nextval('task_id_seq')",
+    sqlite="NULL",  # which numbers them by itself
+)
 # A UUID of version 4 (RFC 9562 section 5.4), as text.
 new_uuid: Final = _spelt(
     Text(),

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 # Its ON CONFLICT compiles for SQLite as well.
 from sqlalchemy.dialects.postgresql import insert
 
-from engines.spelling import or_nothing, random_number
+from engines.spelling import next_id, or_nothing, random_number
 from models import FEED, ROW, TASK
 from queries.conditions import LIVE, by_key, order_by, settled
 from queries.positions import raising_or_making, step
@@ -133,7 +133,7 @@ def _created(made_of: Mapping[str, str]) -> Any:
     new = (
         sa.select(
             call.c.n,
-            sa.func.nextval("task_id_seq").label("id"),
+            next_id().label("id"),
             moved.c.position,
             *(value.label(name) for name, value in FRESH.items()),
             *(call.c[name].label(column) for column, name in made_of.items()),

@@ -294,6 +294,21 @@ def test_it_lives_beside_an_application_with_migrations_of_its_own(
     }
 
 
+def test_the_numbers_of_a_table_that_made_way_for_ours_are_not_used(
+    own_postgres: Postgres,
+) -> None:
+    url = own_postgres.create_database()
+    with connected(url) as connection:
+        connection.execute(text("CREATE TABLE task (id SERIAL); ALTER TABLE task RENAME TO old"))
+    with in_process(database_url=url) as client:
+        first = client.post("/api/tasks", json={"title": "one"}).json()
+        more = client.post("/api/tasks", json=[{"title": "two"}, {"title": "three"}])
+    assert more.status_code == 201, more.text
+    assert [first["id"], *(task["id"] for task in more.json())] == [1, 2, 3]
+    with connected(url) as connection:
+        assert connection.scalar(text("SELECT is_called FROM task_id_seq")) is False
+
+
 def test_a_deployment_from_before_the_version_table_is_taken_over_with_its_rows(
     new_database: Database,
 ) -> None:
