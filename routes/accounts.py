@@ -20,6 +20,7 @@ from routes.route import TaskRoute
 from schemas import Body, example
 
 _FORM: Final = "application/x-www-form-urlencoded"
+_LONGEST_FORM: Final = 32 * 1024  # bytes that are read: to decode %XX beside non-ASCII takes long
 _LOG_IN_FORM: Final = {
     "type": "object",
     "properties": {"username": {"type": "string"}, "password": {"type": "string"}},
@@ -113,7 +114,7 @@ class AccountRoute(TaskRoute):
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != _FORM or "requestBody" not in (self.openapi_extra or ()):
             return super().to_json(request, raw)
-        first = b"&".join(raw.split(b"&", 100)[:100]).decode("utf-8", "replace")
+        first = b"&".join(raw[:_LONGEST_FORM].split(b"&", 100)[:100]).decode("utf-8", "replace")
         return to_json(dict(parse_qsl(first, keep_blank_values=True)))
 
 

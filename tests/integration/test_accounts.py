@@ -220,6 +220,7 @@ def test_one_logs_in_with_the_form_of_oauth(
         (b"username=a&password=" + b"x" * 1001, "password"), (b"a=&" * 80_000, "email"),
         (b"a&" * 100 + b"username=a&password=b", "email"), (b"user%name=a&password=b", "email"),
         (b"username[]=a&password=b", "email"), (b"username=a;password=b", "password"),
+        (b"username=a&more=" + b"x" * 40_000 + b"&password=b", "password"),
         ("username=a&password=b".encode("utf-16"), "email"), (b"\xff\xfe", "email"),
     ):  # fmt: skip
         assert_refused(client.post("/api/auth/login", content=broken, headers=kind), field)
