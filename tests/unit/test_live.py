@@ -1,14 +1,16 @@
 """Whom the streams' look for changes wakes, when the database or the clock goes wrong."""
 
 import asyncio
+import json
 import sys
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi.sse import KEEPALIVE_COMMENT
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from auth import Owner
 from errors import Unauthorized, Unavailable
 from routes import live
 from schemas import Since
@@ -183,3 +185,28 @@ def test_of_what_a_stream_has_said_it_keeps_nothing() -> None:
         assert {len(body) for body in sent} == {1000}  # the very page, which others say too
 
     asyncio.run(scenario())
+
+
+class _Large(bytes):
+    """A page that nobody shall go through: the loop would stand still meanwhile."""
+
+    def decode(self, *_: object) -> str:
+        raise AssertionError
+
+
+def test_a_page_becomes_an_event_without_a_look_at_what_is_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = json.dumps({"changes": [{"title": "one\nline\r\x85\u2028"}]}).encode()
+
+    async def changes_since(*_: object) -> tuple[int, bool, bytes]:
+        return 7, False, _Large(page)
+
+    monkeypatch.setattr(live, "changes_since", changes_since)
+
+    async def scenario() -> Any:
+        database: Any = Away(distributed=False)
+        return await live.Live(database)._read(Owner("here", ""), 0, 1)
+
+    told = format_sse_event(data_str=page.decode(), event="changes", id="7")
+    assert asyncio.run(scenario()) == (7, False, told)
