@@ -275,7 +275,7 @@ class BulkFilter(TaskFilter):
 
 def _text(given: Any) -> str:
     if not isinstance(given, str):
-        raise broken("must be text")
+        raise broken("must be text, given once")
     return given
 
 

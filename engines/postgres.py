@@ -24,8 +24,8 @@ log = logging.getLogger("tasks")
 
 GRACE: Final = 0.5  # seconds of a deadline that are kept back for the server's answer to arrive in
 _FROZEN: Final = 60.0  # seconds after which a server that owes an answer is taken to be gone
-# What the URL does not say, but that text is UTF-8. The kernel gives up on a peer that died without
-# a word.
+# What the URL does not say; and text is UTF-8, whatever it says. The kernel gives up on a peer that
+# died without a word.
 _DEFAULTS: Final = {
     "client_encoding": "UTF8",
     "fallback_application_name": "tasks",
@@ -53,7 +53,7 @@ _UNKNOWN: Final = (
 
 
 def connection_options(dsn: str) -> dict[str, Any]:
-    """Return the libpq parameters to connect with beside `dsn`, which has the last word."""
+    """Return the libpq parameters beside `dsn`, which has the last word on all but the encoding."""
     given = parse_dsn(dsn).keys() - {"client_encoding"}
     return {name: value for name, value in _DEFAULTS.items() if name not in given}
 
