@@ -88,7 +88,9 @@ def _where(condition: Any) -> dict[str, Any]:
     return {"postgresql_where": condition, "sqlite_where": condition}
 
 
-Index("task_user_id_uid", task.user_id, task.uid, unique=True)
+Index("task_user_id_uid", task.user_id, task.uid, unique=True).ddl_if("postgresql")
+# SQLite writes whole pages: new tasks, of whatever users, are on one page of this.
+Index("task_uid_user_id", task.uid, task.user_id, unique=True).ddl_if("sqlite")
 Index("task_deleted_at", task.deleted_at, **_where(task.deleted_at.is_not(None)))
 # What lists and counts go by, however large the trash. On PostgreSQL neither has a column that a
 # toggle changes, for then it would leave its page (no HOT update). SQLite has no such thing, and

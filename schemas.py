@@ -129,7 +129,7 @@ class Task(BaseModel):
 
     model_config = example(
         id=7,
-        uid="0b9b1f0e-5a0e-4d6e-9c55-3f1c2d7a8e10",
+        uid="01a1fa38-f8bb-7a6d-9c55-3f1c2d7a8e10",
         etag='"4503599627370496"',
         url="http://localhost:8000/api/tasks/7",
         user_id="demo",

@@ -7,7 +7,10 @@ given shape is built once; only its parameters change.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from secrets import randbits
+from time import time_ns
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import ClauseElement
 
@@ -33,3 +36,13 @@ def now() -> datetime:
     """Return the instant in UTC; never a whole second, which would print without its fraction."""
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond or 1)
+
+
+def new_uid() -> str:
+    """Return a UUID of version 7 (RFC 9562 section 5.7).
+
+    It begins with the time, so those made at one time are side by side in SQLite's index: as
+    random ones, each had a page of its own to write, and creates were a tenth slower.
+    """
+    milliseconds = time_ns() // 1_000_000
+    return str(UUID(f"{milliseconds:012x}7{randbits(12):03x}{1 << 63 | randbits(62):016x}"))

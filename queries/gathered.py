@@ -26,6 +26,7 @@ NEW: Final = tuple(name for name in TaskCreate.model_fields if name not in ("uid
 # Of each column that a create sets, the parameter.
 MADE_OF: Final = {
     "user_id": "owner",
+    "uid": "new_uid",
     "title_folded": "title_folded",
     "description_folded": "description_folded",
     "completed_at": "completed_at",
@@ -35,7 +36,7 @@ MADE_OF: Final = {
     **{name: "new_" + name for name in NEW},
 }
 FRESH: Final[dict[str, Any]] = {"version": random_number(), "idempotency_replays": sa.literal(0)}
-ONCE: Final = {"uid": "new_uid", "idempotency_fingerprint": "fingerprint"}
+ONCE: Final = {"idempotency_fingerprint": "fingerprint"}
 # All or none: a uid that has another body's task stops the statement.
 _new_print = insert(TASK).excluded.idempotency_fingerprint
 _same = task.idempotency_fingerprint.is_not_distinct_from(_new_print)  # a task may have none

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
-from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -14,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from engines import BULK_DEADLINE
 from engines.spelling import one_of, or_nothing, random_number, timestamp
 from models import FEED, GONE, ROW, TASK, NumberList
-from queries import Query, gathered, now
+from queries import Query, gathered, new_uid, now
 from queries.conditions import LIVE, OWNED, Shape, by_key, matching, order_by, overdue, settled
 from queries.gathered import FRESH, MADE_OF, NEW, ONCE, UNLESS_OTHER
 from queries.positions import MADE, MOVED, MOVED_KNOWN, OWNER, RAISE, RAISE_KNOWN, RAISE_OR_MAKE
@@ -98,10 +97,10 @@ def create_task(owner: str, new: TaskCreate, key: str | None = None) -> Query:
     With a uid or an idempotency key: the task that it made, now or before; then how often it came
     again, and the fingerprint of the body that it came with first.
     """
-    values = {"owner": owner, **new_values(new)}
+    values = _made(owner, new)
     if key is None and new.uid is None:
         return Query(_create, values, many=gathered.CREATE, planned_once=True, raises=RAISE_OR_MAKE)
-    values |= {"key": key, **_once(new)}
+    values |= {"key": key, "fingerprint": fingerprint(new)}
     once = _create_by_uid if new.uid else _create_by_key
     alone = bool(key and new.uid)  # with both it may be refused after the position is raised
     return Query(once, values, repeatable=True, raises=RAISE_OR_MAKE, alone=alone)
@@ -114,14 +113,14 @@ def create_tasks(owner: str, new: Sequence[TaskCreate]) -> Query:
         {"owner": owner},
         many=gathered.CREATE_ALL,
         raises=RAISE_OR_MAKE,
-        each=[{"owner": owner, **new_values(one), **_once(one)} for one in new],
+        each=[_made(owner, one) | {"fingerprint": fingerprint(one)} for one in new],
         deadline=BULK_DEADLINE,
     )
 
 
-def _once(new: TaskCreate) -> dict[str, str]:
-    """Return the parameters that tell one create from another."""
-    return {"new_uid": new.uid or str(uuid4()), "fingerprint": fingerprint(new)}
+def _made(owner: str, new: TaskCreate) -> dict[str, Any]:
+    """Return the parameters of what a create stores."""
+    return {"owner": owner, "new_uid": new.uid or new_uid(), **new_values(new)}
 
 
 def update_task(

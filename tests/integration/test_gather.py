@@ -119,13 +119,17 @@ def test_what_calls_have_read_is_let_go_at_once_not_when_the_collector_looks(
 
         async def calls() -> None:
             each = [
-                statements.read_task("u", task_id),
-                statements.toggle_task("u", task_id),
-                statements.list_tasks("u", TaskQuery()),
-                statements.count_tasks("u", TaskQuery()),
-                statements.create_task("u", TaskCreate(title="b")),
+                query
+                for _ in range(10)
+                for query in (
+                    statements.read_task("u", task_id),
+                    statements.toggle_task("u", task_id),
+                    statements.list_tasks("u", TaskQuery()),
+                    statements.count_tasks("u", TaskQuery()),
+                    statements.create_task("u", TaskCreate(title="b")),
+                )
             ]
-            await asyncio.gather(*map(database.run, each * 10))
+            await asyncio.gather(*map(database.run, each))
 
         await calls()
         gc.collect()

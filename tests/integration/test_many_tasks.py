@@ -317,7 +317,7 @@ def test_of_very_many_tasks_one_is_found_by_its_uid_and_none_looked_at_when_noth
     ):
         if new_database.name == "sqlite":
             by = indexes(plan_of_sqlite(connection, query))
-            assert set(by) <= {"task_user_id_uid", "task_user_id_position"}
+            assert set(by) <= {"task_uid_user_id", "task_user_id_position"}
         else:
             root = plan(connection, query)[0]
             assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 50, root

@@ -879,8 +879,8 @@ def test_the_way_back_and_forth_again_leaves_tasks_tags_and_positions(
 
 
 ELSEWHERE = {
-    "sqlite": ("task_user_id_priority_id",),
-    "postgresql": ("task_user_id_priority_id_state", "task_user_id_position"),
+    "sqlite": ("task_user_id_priority_id", "task_user_id_uid"),
+    "postgresql": ("task_user_id_priority_id_state", "task_user_id_position", "task_uid_user_id"),
 }
 
 

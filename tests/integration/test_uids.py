@@ -1,7 +1,10 @@
 """Ids of the client's own, and arrays of new tasks (contract sections 1, 2 and 4)."""
 
+import time
 from collections import Counter
+from datetime import datetime
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import httpx2
 import pytest
@@ -63,6 +66,22 @@ def test_a_uid_is_its_users_own_and_stays(client: httpx2.Client, tasks: str, use
         changed = client.request(method, f"{tasks}/same", json={"uid": "other", "title": "b"})
         assert changed.json()["uid"] == "same"
     assert client.get(f"{tasks}/other").status_code == 404
+
+
+def test_a_uid_of_the_services_own_begins_with_the_time(client: httpx2.Client, tasks: str) -> None:
+    ours = []
+    for body in ({"title": "a"}, [{"title": "b"}, {"title": "c"}], {"title": "d"}):
+        time.sleep(0.002)
+        made = client.post(tasks, json=body).json()
+        ours += made if isinstance(made, list) else [made]
+    for task in ours:
+        uid = UUID(task["uid"])
+        assert (uid.version, uid.variant, str(uid)) == (7, RFC_4122, task["uid"])
+        created = datetime.fromisoformat(task["created_at"])
+        assert abs(created.timestamp() - (uid.int >> 80) / 1000) < 1
+    first, second, third, last = (task["uid"] for task in ours)
+    assert first < min(second, third) <= max(second, third) < last
+    assert second != third
 
 
 @pytest.mark.parametrize("trashed", [False, True])
