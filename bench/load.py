@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.servers import BENCH, Server
 
 OPERATIONS = ("get", "list", "create", "toggle")
+TRIES = 10  # to get connections of which no worker has more than two thirds
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,13 @@ def measure(
     seed: int = 1,
     think_ms: int = 0,
     tokens: Path | None = None,
+    evenly: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> Result:
     """Load `server` with one operation for some seconds; `tick` is called a few times a second.
+
+    Which worker takes a connection is the kernel's to say, and wrk opens all at once: `evenly`
+    opens them again while one of two workers has more than two thirds.
 
     Errors are answers of 400 and above, and failed sockets. Stalls are whole seconds in which
     nothing was answered, requests of over 10 seconds, and a service that is silent afterwards.
@@ -63,8 +68,8 @@ def measure(
     command += [server.name]
     command += [str(tokens)] if tokens else []
     spread: tuple[int, ...] = ()
-    started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
+    with _begin(command, server, tries=TRIES if evenly else 1) as wrk:
+        started = time.monotonic()
         try:
             while wrk.poll() is None:
                 time.sleep(0.1)
@@ -91,3 +96,15 @@ def measure(
         stalls=seen["stalled_seconds"] + seen["timeouts"] + (not server.answers()),
         spread=spread,
     )
+
+
+def _begin(command: list[str], server: Server, *, tries: int) -> subprocess.Popen[str]:
+    """Start wrk, and again if the workers' shares of its connections differ too much."""
+    wrk = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(0.3)
+    shares = server.spread()
+    if tries == 1 or len(shares) == 1 or 3 * shares[0] <= 2 * sum(shares):
+        return wrk
+    wrk.kill()
+    wrk.communicate()
+    return _begin(command, server, tries=tries - 1)
