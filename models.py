@@ -130,7 +130,7 @@ class Feed(SQLModel, table=True):
     """
 
     __tablename__ = "task_feed"
-    __table_args__ = {"postgresql_with": {"fillfactor": 50}}
+    __table_args__ = {"postgresql_with": {"fillfactor": 50}, "sqlite_with_rowid": False}
 
     user_id: str = Field(primary_key=True, sa_type=CodePointText)
     position: int = Field(default=1, sa_type=BigInteger)
