@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg2 as postgresql
 
+from engines.sqlite import connect
 from queries import Query, changes
 from queries import tasks as statements
 from queries.repeating import with_next
@@ -331,3 +333,29 @@ def test_a_large_trash_slows_no_page_down(connection: Any, new_database: Databas
         else:
             root = plan(connection, query)[0]
             assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 50, root
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"q": "x"},
+    {"tags": "a"},
+    {"title_like": "x", "sort": "title"},
+    {"order_gte": "1", "title_ne": "x"},
+    {"completed_at": "", "sort": "due_date,-id"},
+]
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_on_sqlite_a_large_trash_slows_no_search_down(
+    tmp_path: Path, wanted: dict[str, Any]
+) -> None:
+    with in_process(database_url=f"sqlite:///{tmp_path / 'tasks.db'}"):
+        pass
+    found = TaskFilter.model_validate({k: v for k, v in wanted.items() if k != "sort"})
+    with closing(connect(str(tmp_path / "tasks.db"))) as connection:
+        for query in (
+            statements.list_tasks("hoarder", TaskQuery.model_validate(wanted)),
+            statements.count_tasks("hoarder", found),
+            statements.update_tasks("hoarder", found, TaskUpdate(title="b")),
+            statements.delete_tasks("hoarder", found),
+        ):
+            assert set(indexes(plan_of_sqlite(connection, query))) <= LIVE
