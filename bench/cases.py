@@ -99,7 +99,6 @@ def take_turns(
     seconds: int | None = None,
     connections: int = 64,
     think_ms: int = 0,
-    evenly: bool = True,
 ) -> Results:
     """Measure every contender once a round, one at a time, after a warm-up; the order rotates."""
     rounds, seconds = rounds or bench.rounds, seconds or bench.seconds
@@ -120,7 +119,6 @@ def take_turns(
                     seed=1 + turn,
                     think_ms=think_ms,
                     tokens=contender.tokens,
-                    evenly=evenly,
                     tick=progress.draw,
                 )
                 # Round 0 is the warm-up.
@@ -225,7 +223,6 @@ def connections(bench: Bench) -> None:
                     seconds=max(10, bench.seconds) if think_ms else bench.seconds,
                     connections=1000,
                     think_ms=think_ms,
-                    evenly=False,
                 ).values()
                 served = any(result.requests for result in seen)
                 p95 = f"{middle(seen, 'p95'):,.1f} ms" if served else "no answer"

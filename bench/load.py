@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.servers import BENCH, Server
 
 OPERATIONS = ("get", "list", "create", "toggle")
-TRIES = 10  # to get connections of which no worker has more than two thirds
+TRIES = 10  # to get 64 connections of which no worker has more than two thirds
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,12 @@ def measure(
     seed: int = 1,
     think_ms: int = 0,
     tokens: Path | None = None,
-    evenly: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> Result:
     """Load `server` with one operation for some seconds; `tick` is called a few times a second.
 
-    Which worker takes a connection is the kernel's to say, and wrk opens all at once: `evenly`
-    opens them again while one of two workers has more than two thirds.
+    Which worker takes a connection is the kernel's to say, and wrk opens all at once: 64 are opened
+    again while one of two workers has more than two thirds; fewer or more are left as they come.
 
     Errors are answers of 400 and above, and failed sockets. Stalls are whole seconds in which
     nothing was answered, requests of over 10 seconds, and a service that is silent afterwards.
@@ -68,7 +67,7 @@ def measure(
     command += [server.name]
     command += [str(tokens)] if tokens else []
     spread: tuple[int, ...] = ()
-    with _begin(command, server, tries=TRIES if evenly else 1) as wrk:
+    with _begin(command, server, tries=TRIES if connections == 64 else 1) as wrk:
         started = time.monotonic()
         try:
             while wrk.poll() is None:
