@@ -120,7 +120,8 @@ next_id: Final = _spelt(
     citus="nextval('task_id_seq')",
     sqlite="NULL",  # which numbers them by itself
 )
-# A UUID of version 4 (RFC 9562 section 5.4), as text.
+# A UUID of version 4 (RFC 9562 section 5.4), as text: the `uid` of what is stored without one, by a
+# version before `queries.new_uid`.
 new_uuid: Final = _spelt(
     Text(),
     postgresql="(gen_random_uuid())::text",

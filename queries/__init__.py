@@ -41,7 +41,7 @@ def new_uid() -> str:
     """Return a UUID of version 7 (RFC 9562 section 5.7).
 
     It begins with the time, so those made at one time are side by side in SQLite's index: as
-    random ones, each had a page of its own to write, and creates were a tenth slower.
+    random ones, each had a page of its own to write, and creates were up to a tenth slower.
     """
     digits = f"{time_ns() // 1_000_000:012x}{token_hex(9)}"
     return f"{digits[:8]}-{digits[8:12]}-7{digits[12:15]}-8{digits[15:18]}-{digits[18:]}"

@@ -295,7 +295,7 @@ def test_sqlite_looks_for_tags_without_a_table_for_each_task(connection: Any) ->
 def test_sqlite_goes_to_what_is_listed_and_looks_at_nothing_else(connection: Any) -> None:
     found_by = [
         (changes.read_changes("heavy", Since(since=5)), "task .*_position .*position>[?]"),
-        (changes.read_positions(["heavy", "hoarder"]), "task_feed .*user_id=[?]"),
+        (changes.read_positions(["heavy", "hoarder"]), "task_feed USING PRIMARY KEY .*user_id=[?]"),
         (statements.list_tasks("heavy", TaskQuery(id=[5, 7])), "task .*AND id=[?]"),
         (
             statements.count_tasks("heavy", TaskFilter(priority=["low", "high"])),
