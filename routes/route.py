@@ -255,21 +255,23 @@ def _read_body(raw: bytes, reader: TypeAdapter[Any], errors: list[dict[str, str]
 
 
 async def read_bytes(request: Request) -> bytes:
-    """Return the body, or raise 413 once more than `MAX_BODY` of it has come; 415 if compressed."""
-    coding = dict(request.scope["headers"]).get(b"content-encoding", b"identity")
-    if coding.lower() != b"identity":
+    """Return the body, or raise 413 once too much is announced or has come; 415 if compressed."""
+    given = dict(request.scope["headers"])
+    if given.get(b"content-encoding", b"identity").lower() != b"identity":
         headers = {"Accept-Encoding": "identity"}  # RFC 9110 section 15.5.16
         raise ApiError(415, "The body must not be compressed.", headers=headers)
     body = b""
+    size = int(given.get(b"content-length", 0))  # as announced
     more = True
-    while more:
+    while more and size <= MAX_BODY:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ApiError(400, "The client went away before the end of the body.")
         body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise ApiError(413, f"The body is larger than {MAX_BODY // 1024} KiB.")
+        size = max(size, len(body))
         more = message.get("more_body", False)
+    if size > MAX_BODY:
+        raise ApiError(413, f"The body is larger than {MAX_BODY // 1024} KiB.")
     if len(body) > _AT_ONCE:
         with suppress(TimeoutError):
             async with asyncio.timeout(0):
