@@ -170,7 +170,6 @@ RemindAt = Annotated[str, AfterValidator(_time), WithJsonSchema({"anyOf": [*_TIM
 SHOWN_DUE_DATE: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6}Z)?)?$"
 Recurrence = Annotated[
     str,
-    *characters(recurrence.MAX_LENGTH),
     AfterValidator(lambda rule: rule if rule and recurrence.parse(rule) else None),
     WithJsonSchema({"type": "string", "format": "rrule"}),
 ]

@@ -9,7 +9,6 @@ from calendar import monthrange
 from datetime import date, datetime, timedelta
 from typing import Final
 
-MAX_LENGTH: Final = 100  # of a rule; one that says nothing twice has 75 characters at most
 _DAYS: Final = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _DAY: Final = f"({'|'.join(_DAYS)})"
 # Of each part, of all rules or of those with such a FREQ, what it may say.
@@ -30,17 +29,19 @@ _MONTHS: Final = 402
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return the parts of a rule that is not long, or raise `ValueError`: it names the wrong one.
+    """Return the parts of a rule, or raise `ValueError`: it names the wrong one.
 
     What `UNTIL` says is made canonical.
     """
-    pairs = [part.partition("=")[::2] for part in text.split(";")]
+    # Of so many parts one is wrong or comes twice, whatever the last of them holds.
+    pairs = [part.partition("=")[::2] for part in text.split(";", len(_PARTS))]
     names, parts = [name for name, _ in pairs], dict(pairs)
     freq = parts.setdefault("FREQ", "")
     for name, value in parts.items():
         pattern, rule = _PARTS.get(("", name)) or _PARTS.get((freq, name), _UNKNOWN)
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"{name or 'an empty part'} {rule}")
+        if not re.fullmatch(pattern, value[:30]):  # none that is right is as long
+            # As ASCII, for it may hold what no answer can.
+            raise ValueError(f"{ascii(name[:20])[1:-1] or 'an empty part'} {rule}")
         if names.count(name) > 1:
             raise ValueError(f"{name} must not come twice")
         if (other := _NOT_WITH.get(name)) in parts:
