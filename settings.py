@@ -152,7 +152,9 @@ def _check_names() -> None:
     for file in env_files():
         with open(file, encoding="utf-8") as lines:
             for binding in parse_stream(lines):
-                if binding.error or (binding.key and binding.value is None):
+                # UTF-16 without its mark is UTF-8 full of NULs.
+                wrong = binding.error or "\0" in binding.original.string
+                if wrong or (binding.key and binding.value is None):
                     line = binding.original.line + binding.original.string.rstrip().count("\n")
                     refuse_to_start(f"{file}: line {line} is not NAME=value")
                 names.add(binding.key or "")
