@@ -38,7 +38,8 @@ class Door:
 
     def __init__(self, origins: Iterable[str] | None) -> None:
         self._guarded = origins is not None
-        self._hosts = {urlsplit(origin).hostname for origin in origins or ()}
+        # That of some apps, `file://`, has no host.
+        self._hosts = {urlsplit(origin).hostname or origin for origin in origins or ()}
         self._is_known = lru_cache(maxsize=1024)(self._check)
 
     def admit(self, scope: Scope, headers: Headers, transport: Any) -> None:
@@ -79,7 +80,8 @@ class Door:
 
     def _check(self, url: bytes) -> bool:
         with suppress(ValueError):
-            host = urlsplit(url.decode("latin-1")).hostname or ""
+            page = url.decode("latin-1")
+            host = urlsplit(page).hostname or page
             known = host in self._hosts or f".{host}".endswith(".localhost")
             return known or bool(ip_address(host))  # nobody can bind an address anew
         return False

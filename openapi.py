@@ -66,7 +66,6 @@ ABOUT: Final[Json] = {
     "swagger_ui_parameters": {
         "tryItOutEnabled": True,
         "displayRequestDuration": True,
-        "persistAuthorization": True,
         "defaultModelsExpandDepth": 0,
     },
 }

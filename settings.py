@@ -152,13 +152,16 @@ def _check_names() -> None:
     for file in env_files():
         with open(file, encoding="utf-8") as lines:
             for binding in parse_stream(lines):
-                if binding.error or (binding.key and binding.value is None):
+                # UTF-16 without its mark is UTF-8 full of NULs.
+                wrong = binding.error or "\0" in binding.original.string
+                if wrong or (binding.key and binding.value is None):
                     line = binding.original.line + binding.original.string.rstrip().count("\n")
                     refuse_to_start(f"{file}: line {line} is not NAME=value")
                 names.add(binding.key or "")
-    # Of auth alone: without it everybody is let in, and near no other names are there others' too.
+    # Of auth alone: without it everybody is let in, and near no other names are there others' too,
+    # but for those of Auth0.
     ours = {name.upper() for name in Settings.model_fields}
-    for name in sorted({name.upper() for name in names} - ours):
+    for name in sorted({name.upper() for name in names if name[:6] != "AUTH0_"} - ours):
         meant = difflib.get_close_matches(name, [name for name in ours if "AUTH_" in name], 1, 0.85)
         if meant:
             refuse_to_start(f"{name} is no setting: {meant[0]} is meant, or another name is needed")

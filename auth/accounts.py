@@ -219,6 +219,6 @@ def _network(caller: Address | None) -> str:
     """Return what one customer of a provider has: an IPv4 address, or a /64 of IPv6."""
     host = caller.host if caller else ""  # of a Unix socket
     with suppress(ValueError):  # it may be whatever a trusted proxy says
-        if not (address := IPv6Address(host)).ipv4_mapped:
-            return str(int(address) >> 64)
+        address = IPv6Address(host)
+        return str(address.ipv4_mapped or int(address) >> 64)
     return host

@@ -209,6 +209,9 @@ def test_the_page_of_the_document_logs_in_by_its_button(
             page.click(".auth-btn-wrapper .authorize")
             page.wait("document.querySelector('.auth-container').innerText.includes('Authorized')")
             assert page.errors == []
+            # Where every script of this origin could read it, for as long as the browser is there.
+            stored = "JSON.stringify([localStorage, sessionStorage, document.cookie])"
+            assert "correct horse" not in page.evaluate(stored)
 
 
 def test_the_document_has_the_calls_of_accounts_and_none_of_their_other_names(

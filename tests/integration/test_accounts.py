@@ -669,6 +669,10 @@ def test_addresses_of_one_ipv6_network_count_as_one(client: httpx2.Client, email
     for mapped in range(6):
         address = f"::ffff:192.0.2.{mapped}"
         assert_problem(log_in(client, email, "wrong", address=address), 401)
+    for spelling in ("203.0.113.1", "::ffff:203.0.113.1", "::FFFF:cb00:7101", "0::ffff:cb00:7101"):
+        assert_problem(log_in(client, email, "wrong", address=spelling), 401)
+    assert_problem(log_in(client, email, "wrong", address="[::ffff:203.0.113.1]:443"), 401)
+    assert_problem(log_in(client, email, "wrong", address="203.0.113.1:443"), 429)
 
 
 def test_after_a_hundred_failures_from_anywhere_everybody_waits(

@@ -197,6 +197,15 @@ def test_listed_origins_may_call_and_no_other(cors_origins: str) -> None:
         assert allowed_origin(client, origin) is None
 
 
+@pytest.mark.parametrize("origin", ["file://", "app://.", "capacitor://localhost"])
+def test_a_listed_app_may_call_and_what_looks_like_it_may_not(origin: str) -> None:
+    client = in_process(cors_origins=origin)
+    assert allowed_origin(client, origin) == origin
+    # What has no route has no database either.
+    for page, status in ((origin, 404), ("null", 403), ("about:blank", 403), ("http://", 403)):
+        assert client.get("/nothing", headers={"Origin": page}).status_code == status
+
+
 @pytest.mark.parametrize("origin", ["https://anything.example", "http://localhost:3000", "null"])
 def test_a_star_lets_every_page_call(origin: str) -> None:
     client = in_process(cors_origins="*")

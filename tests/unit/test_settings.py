@@ -247,8 +247,12 @@ def test_variables_that_contradict_each_other_are_refused_by_name(
     assert SECRET not in line
 
 
-def test_an_env_file_in_another_encoding_is_refused_with_one_line(tmp_path: Path) -> None:
-    (tmp_path / ".env.local").write_bytes(f"AUTH_SECRET={SECRET}".encode("utf-16"))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_an_env_file_in_another_encoding_is_refused_with_one_line(
+    tmp_path: Path, encoding: str
+) -> None:
+    """Without its mark, UTF-16 is UTF-8 full of NULs, and no name in it one of ours."""
+    (tmp_path / ".env.local").write_bytes(f"AUTH_SECRET={SECRET}\nA=b".encode(encoding))
     with pytest.raises(Refused, match=r"^[^\n]*\.env\.local[^\n]*$") as refused:
         load_settings()
     assert SECRET not in str(refused.value)
@@ -308,6 +312,7 @@ def test_variables_of_others_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None
         "AUTH_SERVICE_HOST",
         "AUTH_PORT",
         "DATABASE_URI",
+        *("AUTH0_SECRET", "AUTH0_AUDIENCE"),  # whose names are not for whoever runs this to choose
     ):
         monkeypatch.setenv(name, "x")
     assert plain(load_settings()) == DEFAULTS
