@@ -258,11 +258,11 @@ print([each.exitcode for each in workers])
 """
 
 
-def test_ten_workers_may_start_at_once_on_an_empty_database(new_database: Database) -> None:
+def start_ten_at_once(url: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", TEN_AT_ONCE],
         cwd=REPOSITORY,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": new_database.url},
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
         capture_output=True,
         text=True,
         timeout=120,
@@ -270,10 +270,21 @@ def test_ten_workers_may_start_at_once_on_an_empty_database(new_database: Databa
     )
     assert ended.stdout == f"{[0] * 10}\n", ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_ten_workers_may_start_at_once_on_an_empty_database(new_database: Database) -> None:
+    start_ten_at_once(new_database.url)
     found = contents(new_database.url)
     assert found["rows"]["tasks_schema_version"] == [(HEAD,)]
     start(new_database.url)
     assert contents(new_database.url) == found
+
+
+def test_ten_workers_may_start_at_once_whatever_isolation_their_role_has(
+    own_postgres: Postgres,
+) -> None:
+    url = own_postgres.create_database()
+    start_ten_at_once(f"{url}?options=-c%20default_transaction_isolation%3Dserializable")
 
 
 @pytest.mark.parametrize("version", ["0001", "a1b2c3d4e5f6"])
