@@ -1,7 +1,7 @@
 """The one router of tasks, mounted twice: a handler a line of the contract's table."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from time import monotonic
@@ -16,7 +16,7 @@ import queries
 import schemas
 from auth import Owner
 from database import Database
-from engines import BULK_DEADLINE
+from engines import BULK_DEADLINE, DEADLINE
 from errors import ApiError, Conflict, Unavailable, invalid
 from fields import IdempotencyKey, TaskRef
 from models import ROW
@@ -154,12 +154,12 @@ def build_router(
     ) -> Response:
         """The same change to every task that the filters match, at once; without a filter, all."""
         known = etags.allowed_positions(given, whose.user_id, database.identity)
-        until = monotonic() + BULK_DEADLINE
-        while monotonic() < until:
+        for _ in _tries(BULK_DEADLINE):
             if change.recurrence is None:
                 query = tasks.update_tasks(whose.user_id, wanted, change, known)
                 with suppress(Conflict):  # another position, or a rule that has to be read
-                    return json_answer({"updated": await _count(query, whose, known)})
+                    updated = await _count(query, whose, known)
+                    break
             position = await position_of(database, whose)
             if known is not None and position not in known:
                 raise ApiError(412, _LIST_CHANGED)
@@ -170,8 +170,8 @@ def build_router(
             query = tasks.update_tasks(whose.user_id, wanted, change, still, ruled=True)
             with suppress(Conflict):  # another position by now
                 updated = await _count(with_next(query, nexts), whose, still)
-                return json_answer({"updated": updated})
-        raise Unavailable("Others change these tasks all the time; nothing was done, try again.")
+                break
+        return json_answer({"updated": updated})
 
     @router.delete("", response_model=schemas.Deleted, responses=refusals(412))
     async def delete_matching_tasks(whose: Whose, wanted: Matching, given: etags.Given) -> Response:
@@ -253,7 +253,7 @@ def build_router(
         else:
             query = tasks.update_task(whose.user_id, ref, change, versions)
         trash = change is not None and change.deleted is False
-        while True:
+        for _ in _tries(DEADLINE):
             if change is None or change.recurrence is None:
                 rows, _ = await database.run(query)
                 if rows:
@@ -284,7 +284,9 @@ def build_router(
         """Puts the task into the trash, from where `deleted: false` brings it back for 30 days."""
         forever = bool(how.forever)
         query = tasks.delete_task(whose.user_id, ref, versions, forever=forever)
-        while not (rows := (await database.run(query)).rows):
+        for _ in _tries(DEADLINE):
+            if rows := (await database.run(query)).rows:
+                break
             await _read(whose, ref, versions, trash=forever)
             await database.run(tasks.make_position(whose.user_id))
         return json_answer(task_fields(rows[0], whose))
@@ -302,6 +304,14 @@ def build_router(
         return rows[0]
 
     return router
+
+
+def _tries(seconds: float) -> Iterator[None]:
+    """Go on for so long, for others may be in the way, then end in 503."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        yield
+    raise Unavailable("Others change this all the time; nothing was done, try again.")
 
 
 def _links(url: str, query: bytes, wanted: TaskQuery, last: int | None) -> dict[str, str]:

@@ -498,3 +498,37 @@ def test_a_bulk_completion_that_others_always_forestall_is_given_up_in_time(
         assert time.monotonic() - started < 5
         assert answer.status_code == 503
         assert client.get("/api/tasks/stats").json()["completed"] == 0
+
+
+KEEPS_ALL_AS_IT_IS = {
+    "sqlite": """
+        CREATE TRIGGER kept_{0} BEFORE {0} ON task WHEN OLD.title = 'kept'
+        BEGIN SELECT raise(ignore); END""",
+    "postgresql": """
+        CREATE OR REPLACE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER kept_{0} BEFORE {0} ON task FOR EACH ROW WHEN (OLD.title = 'kept')
+        EXECUTE FUNCTION nothing()""",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/complete", None),
+        ("PUT", "", {"title": "other"}),
+        ("DELETE", "", None),
+        ("DELETE", "?forever=true", None),
+    ],
+)
+def test_a_change_that_a_trigger_of_the_operators_passes_over_is_given_up_in_time(
+    new_database: Database, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
+) -> None:
+    monkeypatch.setattr(routes, "DEADLINE", 0.3)
+    with in_process(database_url=new_database.url) as client:
+        task = create(client, "/api/tasks", title="kept")
+        for change in ("UPDATE", "DELETE"):
+            run(new_database, KEEPS_ALL_AS_IT_IS[new_database.name].format(change))
+        answer = client.request(method, f"/api/tasks/{task['id']}{path}", json=body)
+        assert answer.status_code == 503
+        assert client.get(f"/api/tasks/{task['id']}").json() == task
