@@ -297,12 +297,12 @@ class Database:
     def _bring_to_head(self) -> None:
         """Upgrade the schema in one transaction, while every other process that starts up waits."""
         with self._engine().connect() as connection:
-            if not self._file:
-                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
-                if encoding != "UTF8":
-                    raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
-                if is_distributed(connection) is not None:  # as soon as this is at head
-                    self._dialect, self.distributed = Citus(), True  # type: ignore[no-untyped-call]
+            ask = "PRAGMA encoding" if self._file else "SHOW server_encoding"
+            encoding = str(connection.exec_driver_sql(ask).scalar())
+            if encoding not in ("UTF8", "UTF-8"):  # UTF-16 sorts otherwise, and loses U+FFFF
+                raise StartupError(f"must be a database in UTF8, and is one in {encoding}")
+            if is_distributed(connection) is not None:  # as soon as this is at head
+                self._dialect, self.distributed = Citus(), True  # type: ignore[no-untyped-call]
             at_head = versions_in(connection, VERSION_TABLE) == [HEAD] and not _missing(connection)
             if at_head and is_distributed(connection) is not False:
                 return  # nobody is held up, and Alembic not loaded

@@ -783,6 +783,15 @@ def test_a_database_that_is_not_in_utf8_is_refused(own_postgres: Postgres) -> No
         assert encoding in refusal(own_postgres.url(name))
 
 
+def test_a_file_that_is_not_in_utf8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("PRAGMA encoding = 'UTF-16'; CREATE TABLE mine (a)")
+    before = file.read_bytes()
+    assert "UTF-16" in refusal(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+
+
 def test_what_a_server_never_lets_in_is_refused_at_once(own_postgres: Postgres) -> None:
     url = own_postgres.url()
     closed = own_postgres.create_database()
