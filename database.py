@@ -44,9 +44,9 @@ HEAD: Final = max(path.name for path in _MIGRATIONS.glob("versions/[0-9]*.py"))[
 # PostgreSQL's OID of double precision, the only number that SQLAlchemy asks about.
 _FLOAT8: Final = 701
 # How an upgrade begins: one process at a time, under an advisory lock that is waited for as long as
-# it takes, whatever limits the role has; from then on each statement sees what there is, whatever
-# isolation the role has. For a table's lock it waits less than a call does: calls
-# wait behind it, and somebody may read that table for hours (`pg_dump`). A process that freezes, or
+# it takes, whatever limits the role has; what it then sees is what the one before it has left,
+# whatever isolation the role has. For a table's lock it waits less than a call does: calls wait
+# behind it, and somebody may read that table for hours (`pg_dump`). A process that freezes, or
 # whose machine is gone without a word, lets go of what it has locked.
 _UPGRADE: Final = (
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
