@@ -81,6 +81,20 @@ def test_the_last_event_id_counts_where_it_is_larger(
         assert listener.pages[0]["changes"] == made[2:]
 
 
+def test_a_polyfill_comes_back_with_its_last_event_id_in_the_query(
+    service: Service, client: httpx2.Client, tasks: str
+) -> None:
+    """A page that sends the token as a header has one (npm's `event-source-polyfill`)."""
+    made = [create(client, tasks) for _ in range(3)]
+    for query in ("lastEventId=3", "since=2&lastEventId=3", "lastEventId=2&since=3"):
+        with Listener(changes_of(service, tasks, query)) as listener:
+            listener.wait_for(4)
+            assert listener.pages[0]["changes"] == made[2:]
+    for wrong in ("x", "-1", str(2**53)):
+        answer = client.get(f"{tasks}/changes?lastEventId={wrong}", headers=EVENTS)
+        assert_refused(answer, "lastEventId", "query")
+
+
 def test_a_stream_has_pages_of_the_size_asked_for(
     service: Service, client: httpx2.Client, tasks: str
 ) -> None:
