@@ -30,7 +30,8 @@ _LATE: Final = 5.0  # seconds by which that may come late, or the end of a strea
 _LOOK: Final = 1.0  # seconds between two looks for changes that were made elsewhere
 _READS: Final = 4  # pages that all streams may wait for at once
 _MEDIA_TYPE: Final = "text/event-stream"
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
+# The words for: now, of what compresses (Express, and so Next.js and webpack), and of nginx.
+_HEADERS: Final = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 
 _Page = tuple[int, bool, bytes]  # its position, whether there is more, and its event
 
