@@ -390,6 +390,9 @@ class Since(BaseModel, extra="forbid"):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE), PLAIN_DECIMAL] = Field(
         MAX_PAGE, description="How many from which on the page ends; never within one change."
     )
+    last_event_id: Annotated[int, Field(ge=0, le=MAX_ID), PLAIN_DECIMAL] = Field(
+        0, alias="lastEventId", description="As `Last-Event-ID`, from an `EventSource` polyfill."
+    )
     access_token: str = Field(
         "", description="The bearer token, for a page's `EventSource`, which sends no headers."
     )

@@ -18,7 +18,7 @@ from models import FEED, GONE, TASK
 from queries import Query, now
 from queries.conditions import OWNED
 from queries.positions import OWNER, RAISE
-from queries.tasks import purging
+from queries.tasks import make_position, purging
 
 log = logging.getLogger("tasks")
 
@@ -72,5 +72,6 @@ async def empty(database: Database) -> None:
     for whose, step, raises in ((_whose_trash, _empty, RAISE), (_whose_gone, _forget, _remember)):
         while rows := (await database.run(Query(whose, before, repeatable=True))).rows:
             values = {"owner": rows[0][0], "now": now(), **before}
+            await database.run(make_position(rows[0][0]))  # without one nothing would be done
             await database.run(Query(step, values, raises=raises))
             await asyncio.sleep(_PAUSE)

@@ -43,7 +43,8 @@ def add_changes(
         such answers come as events named `changes`, each change as it happens.
         """
         if wants_stream(request):
-            known = Since(since=max(known.since, last_event_id or 0), limit=known.limit)
+            since = max(known.since, known.last_event_id, last_event_id or 0)
+            known = Since(since=since, limit=known.limit)
             check = partial(owner, request, **request.path_params)
             return Stream(live, whose, known, check)
         query = request.scope["query_string"]

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -28,9 +28,10 @@ _BEGIN: Final = format_sse_event(comment="changes follow", retry=2000)
 _BEAT: Final = 15.0  # seconds from one comment to the next
 _LATE: Final = 5.0  # seconds by which that may come late, or the end of a stream before its time
 _LOOK: Final = 1.0  # seconds between two looks for changes that were made elsewhere
-_READS: Final = 4  # pages that all streams may wait for at once
+_READS: Final = 4  # pages that all streams may wait for at once, those of one user for half
 _MEDIA_TYPE: Final = "text/event-stream"
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx's word for: now
+# The words for: now, of what compresses (Express, and so Next.js and webpack), and of nginx.
+_HEADERS: Final = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 
 _Page = tuple[int, bool, bytes]  # its position, whether there is more, and its event
 
@@ -48,6 +49,7 @@ class Live:
         # Begun after the last change known of.
         self._reads: dict[Any, asyncio.Task[_Page | None]] = {}
         self._turns = asyncio.Semaphore(_READS)
+        self._turns_of = lru_cache(maxsize=1024)(lambda user: asyncio.Semaphore(_READS // 2))
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
         database.on_write = self._wake
@@ -92,7 +94,7 @@ class Live:
 
     async def _read(self, whose: Owner, since: int, limit: int) -> _Page | None:
         try:
-            async with asyncio.timeout(DEADLINE), self._turns:
+            async with asyncio.timeout(DEADLINE), self._turns_of(whose.user_id), self._turns:
                 known = Since(since=since, limit=limit)
                 position, more, page = await changes_since(self._database, whose, known)
         except (Unavailable, TimeoutError):

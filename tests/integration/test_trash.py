@@ -162,6 +162,20 @@ def test_the_service_empties_the_trash_and_forgets(new_database: Database) -> No
             assert changes(client, path, again["position"])["changes"] == []
 
 
+def test_the_trash_of_a_user_without_a_position_is_emptied_too(new_database: Database) -> None:
+    """Whose tasks somebody has handed over by hand; the trash of all others waited for it."""
+    with in_process(database_url=new_database.url) as client:
+        for user in ("ada", "ben"):
+            create(client, f"/api/{user}/tasks", uid=user, deleted=True)
+        with store(new_database).schema_transaction() as connection:
+            connection.execute(text("UPDATE task SET deleted_at = '2026-01-01 00:00:00.000000'"))
+            connection.execute(text("UPDATE task SET user_id = 'new' WHERE user_id = 'ada'"))
+        empty(new_database)
+        for user, uid in (("new", "ada"), ("ben", "ben")):
+            (gone,) = changes(client, f"/api/{user}/tasks", 1)["changes"]
+            assert (gone["uid"], gone["gone"]) == (uid, True)
+
+
 def store(database: Database) -> Store:
     return Store(Settings(_env_file=None, database_url=database.url))
 
@@ -172,8 +186,9 @@ def empty(database: Database) -> None:
     async def work() -> None:
         opened = store(database)
         await opened.open()
-        await trash.empty(opened)
-        await trash.empty(opened)  # there is nothing left to do
+        async with asyncio.timeout(10):
+            await trash.empty(opened)
+            await trash.empty(opened)  # there is nothing left to do
         await opened.close()
 
     asyncio.run(work())

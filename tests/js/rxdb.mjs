@@ -1,11 +1,17 @@
 // RxDB's replication, unmodified, with the code of docs/live.md, which stands before this.
 import { deepEqual, equal } from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { EventSource } from "eventsource";
+import { EventSource as Source } from "eventsource";
 import { createRxDatabase } from "rxdb";
 import { getRxStorageMemory } from "rxdb/plugins/storage-memory";
 
-globalThis.EventSource = EventSource;
+const opened = [];
+globalThis.EventSource = class extends Source {
+  constructor(url) {
+    super(url);
+    opened.push(url);
+  }
+};
 const schema = {
   version: 0,
   primaryKey: "uid",
@@ -47,6 +53,7 @@ equal((await call("GET", `/${made.uid}`)).data.title, "made on a");
 // live: another device, and another client of the API
 const b = await device("b");
 deepEqual(await b.titles(), ["made on a", "there"]);
+equal(opened.at(-1).split("since=")[1], String((await call("GET", "/changes")).data.position)); // not all anew
 await call("POST", "", { title: "by the API" });
 for (const each of [a, b]) {
   await until(async () => (await each.titles()).includes("by the API"), "a change is told");

@@ -119,6 +119,20 @@ await rejects(sync(a.database), /has changed since/);
 await sync(a.database);
 deepEqual((await list()).map(({ title, completed }) => [title, completed]), [["renamed on a", true]]);
 
+// a create whose answer is lost, and which is changed before the next try, is there once
+const lost = await a.create("lost");
+globalThis.fetch = async (url, options) => {
+  const answer = await fetched(url, options);
+  if (options.method !== "POST") return answer;
+  globalThis.fetch = fetched;
+  throw new TypeError("the connection broke");
+};
+await rejects(sync(a.database), /the connection broke/);
+await lost.set({ title: "found" });
+await sync(a.database);
+deepEqual([await onServer(), await a.titles()], [["found", "renamed on a"], ["found", "renamed on a"]]);
+await call("DELETE", `/${lost.id}`);
+
 // what was changed here while it was deleted there is deleted
 await sync(b.database);
 await (await b.named("renamed on a")).set({ title: "too late" });

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -183,6 +183,33 @@ def test_of_what_a_stream_has_said_it_keeps_nothing() -> None:
             stream.wake()
         saying.cancel()
         assert {len(body) for body in sent} == {1000}  # the very page, which others say too
+
+    asyncio.run(scenario())
+
+
+def test_streams_of_one_user_leave_turns_to_those_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def changes_since(_: object, whose: Owner, known: Since) -> tuple[int, bool, bytes]:
+        if whose.user_id == "greedy":
+            await asyncio.sleep(3600)
+        return known.since + 1, False, b"{}"
+
+    monkeypatch.setattr(live, "changes_since", changes_since)
+
+    async def scenario() -> None:
+        streams = live.Live(cast("Any", Away(distributed=False)))
+
+        def page(user: str, since: int) -> Any:
+            stream: Any = SimpleNamespace(whose=Owner(user, ""), since=since, limit=1)
+            return asyncio.create_task(streams.page(stream))
+
+        greedy = [page("greedy", since) for since in range(2 * live._READS)]
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(1):
+            assert await page("other", 5) == (6, False, b"event: changes\ndata: {}\nid: 6\n\n")
+        for each in greedy:
+            each.cancel()
 
     asyncio.run(scenario())
 
