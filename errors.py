@@ -24,6 +24,7 @@ NOWHERE = (
     "There is nothing at this path; tasks are at /api/tasks and at /api/USER_ID/tasks, and with "
     "AUTH_ACCOUNTS on, log-in is at /api/auth/login."
 )
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SORRY = "Something went wrong on the server; it has been logged."
 ONE, MANY = "<task>", "<tasks>"  # in the place of an error, which shall not show them
 _MOST_ERRORS = 20  # in one answer: it shall not be larger than what it answers
@@ -158,8 +159,9 @@ def problem(request: Request, error: ApiError) -> Response:
 
 
 def _allowed_methods(request: Request) -> str:
-    routes = [it for it in request.app.routes if it.matches(request.scope)[0] is not Match.NONE]
-    methods = {method for route in routes for method in route.methods}
+    asked = ({**request.scope, "method": method} for method in METHODS)
+    routes = request.app.routes
+    methods = {it["method"] for it in asked if any(r.matches(it)[0] is Match.FULL for r in routes)}
     if not methods or "GET" in methods:  # what has no route is a file of the page at `/docs`
         methods |= {"GET", "HEAD"}
     return ", ".join(sorted(methods | {"OPTIONS"}))

@@ -186,7 +186,7 @@ def create_app(settings: Settings) -> FastAPI:
         Response(),  # until the envelope has the app
         allow_origins=settings.cors_origins,
         allow_origin_regex=None if settings.cors_origins else _THIS_MACHINE,
-        allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
+        allow_methods=errors.METHODS,
         allow_headers=("*",),
         # Many pages send them; no cookie is read here.
         allow_credentials="*" not in settings.cors_origins,
@@ -212,17 +212,15 @@ def create_app(settings: Settings) -> FastAPI:
         },
         exception_handlers=errors.HANDLERS,
         redirect_slashes=False,
-        routes=[  # not include_router, which matches every request twice
-            *named.routes,
-            *own.routes,
-            *build_mcp(owners, settings.auth_issuer, cors, own, named),
-        ],
+        routes=build_mcp(owners, settings.auth_issuer, cors, own, named),
     )
+    app.include_router(named)
+    app.include_router(own)
 
     if owners.tokens and owners.tokens.accounts:
         from routes.accounts import build_accounts_router
 
-        app.router.routes += build_accounts_router(owners.tokens.accounts, owners.tokens).routes
+        app.include_router(build_accounts_router(owners.tokens.accounts, owners.tokens))
 
     @app.get("/health", tags=["service"], openapi_extra=OPEN)
     async def get_health() -> Health:
