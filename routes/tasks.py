@@ -28,7 +28,7 @@ from routes import etags
 from routes.answers import answer, json_answer, task_fields, unchanged
 from routes.changes import add_changes, position_of
 from routes.live import Live
-from routes.route import TaskRoute
+from routes.route import TaskRoute, read_bytes
 from schemas import NewTasks, Stats, Task, TaskCreate, TaskQuery, TaskUpdate
 
 Ref = Annotated[TaskRef, Path(alias="id", description="The task: its `id` or its `uid`.")]
@@ -173,12 +173,16 @@ def build_router(
                 break
         return json_answer({"updated": updated})
 
-    @router.delete("", response_model=schemas.Deleted, responses=refusals(412))
-    async def delete_matching_tasks(whose: Whose, wanted: Matching, given: etags.Given) -> Response:
+    @router.delete("", response_model=schemas.Deleted, responses=refusals(*_BODY, 412))
+    async def delete_matching_tasks(
+        request: Request, whose: Whose, wanted: Matching, given: etags.Given
+    ) -> Response:
         """Puts every task that the filters match into the trash, at once; without a filter, all.
 
         With `deleted=true` it empties the trash.
         """
+        if await read_bytes(request) not in (b"", b"{}", b"null"):  # {"ids": [7]} is not "all"
+            raise invalid("body", "body", "must be empty; which tasks, the query says: ?id=7&id=8")
         known = etags.allowed_positions(given, whose.user_id, database.identity)
         query = tasks.delete_tasks(whose.user_id, wanted, known)
         try:

@@ -91,6 +91,22 @@ def test_bulk_delete_deletes_all_that_match_and_nothing_else(
     assert letters(client, tasks) == "".join(sorted(set("abcd") - set(matching)))
 
 
+@pytest.mark.parametrize("body", ['{"ids": [1]}', "[1]", '{"id": 1}', '{"completed": true}', "x"])
+def test_a_bulk_delete_that_names_its_tasks_in_a_body_deletes_nothing(
+    client: httpx2.Client, tasks: str, body: str
+) -> None:
+    seed(client, tasks)
+    answer = client.request("DELETE", tasks, content=body)
+    assert_refused(answer, field="body")
+    assert letters(client, tasks) == "abcd"
+
+
+@pytest.mark.parametrize("body", ["", "{}", "null"])
+def test_a_bulk_delete_may_have_an_empty_body(client: httpx2.Client, tasks: str, body: str) -> None:
+    seed(client, tasks)
+    assert client.request("DELETE", tasks, content=body).json() == {"deleted": 4}
+
+
 @pytest.mark.parametrize(("query", "matching"), FILTERS)
 def test_stats_count_all_that_match(
     client: httpx2.Client, tasks: str, query: str, matching: str
