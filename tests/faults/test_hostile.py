@@ -184,9 +184,11 @@ def test_of_a_repeated_key_the_last_one_counts_as_in_javascript(
 
 
 def test_bodies_of_calls_without_one_are_ignored(client: httpx2.Client, tasks: str) -> None:
-    for method, path in (("GET", tasks), ("GET", f"{tasks}/stats"), ("DELETE", tasks)):
-        for body in (b"{", b"\xff" * 100_000):
-            assert client.request(method, path, content=body).status_code == 200
+    for body in (b"{", b"\xff" * 100_000):
+        for path in (tasks, f"{tasks}/stats"):
+            assert client.request("GET", path, content=body).status_code == 200
+        # But that of a DELETE of many, which may say of how many.
+        assert client.request("DELETE", tasks, content=body).status_code == 422
 
 
 # ---- headers
