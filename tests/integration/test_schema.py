@@ -234,6 +234,26 @@ def test_a_database_of_an_earlier_version_is_upgraded_with_its_rows(
     assert contents(new_database.url) == before
 
 
+def test_a_service_whose_database_is_set_back_under_it_is_not_ready(
+    new_database: Database,
+) -> None:
+    table = database.VERSION_TABLE
+    with in_process(database_url=new_database.url) as client:
+        for change, status in {
+            f"UPDATE {table} SET version_num = '0001'": 503,
+            f"UPDATE {table} SET version_num = '{HEAD}'": 200,
+            f"DROP TABLE {table}": 503,
+        }.items():
+            with connected(new_database.url) as connection:
+                connection.execute(text(change))
+            answer = client.get("/ready")
+            assert answer.status_code == status
+            if status == 503:
+                detail = "The database does not have this version's schema."
+                assert answer.json()["detail"] == detail
+            assert client.get("/health").status_code == 200
+
+
 TEN_AT_ONCE = """
 import asyncio, multiprocessing
 import alembic.command, main
