@@ -96,7 +96,7 @@ async def not_lost(
     httptools ends at such a request, and at CONNECT: it drops the rest of the packet, and would
     read the next packet as a request, though it may be the body of one that was dropped.
     """
-    if b"transfer-encoding" not in headers and not headers.get(b"content-length", b"").strip(b"0"):
+    if not _has_body(headers):
         said = [value.lower() for name, value in scope["headers"] if name == b"connection"]
         ends = scope["method"] == "CONNECT" or any(b"upgrade" in each for each in said)
         return receive, [(b"connection", b"close")] if ends else []
@@ -110,6 +110,36 @@ async def not_lost(
         return came.pop() if came else await receive()
 
     return again, []
+
+
+def to_the_end(
+    scope: Scope, headers: Headers, receive: Receive, send: Send
+) -> tuple[Receive, Send]:
+    """Have all of a body read before a connection closes that is for this request alone: else who
+    still sends it, such as nginx, would lose the answer (RFC 9112 section 9.6).
+    """
+    more = _has_body(headers) and b"expect" not in headers  # who waits for a word sends none yet
+    closes = b"close" in headers.get(b"connection", b"").lower()
+    if not more or not (closes or scope["http_version"] == "1.0"):
+        return receive, send
+
+    async def reading() -> Message:
+        nonlocal more
+        message = await receive()
+        more = message.get("more_body", False)
+        return message
+
+    async def sending(message: Message) -> None:
+        if more and message["type"] == "http.response.body" and not message.get("more_body"):
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    while more:
+                        await reading()
+            message = {"type": "http.response.body"}
+        await send(message)
+
+    return reading, sending
 
 
 class Cors(CORSMiddleware):
@@ -207,6 +237,11 @@ class Clients:
                 transport.abort()
             elif unsent or large:
                 self._behind[transport] = unsent, since
+
+
+def _has_body(headers: Headers) -> bool:
+    length = headers.get(b"content-length", b"").strip(b"0")
+    return b"transfer-encoding" in headers or bool(length)
 
 
 def transport_of(receive: Receive) -> Any:

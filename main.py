@@ -27,7 +27,7 @@ import errors
 import openapi
 from auth import Owners
 from database import Database, StartupError
-from door import LARGE, Clients, Cors, Door, not_lost, transport_of
+from door import LARGE, Clients, Cors, Door, not_lost, to_the_end, transport_of
 from errors import ApiError
 from logs import Log
 from openapi import OPEN, refusals
@@ -80,6 +80,7 @@ class Envelope:
         if transport := transport_of(receive):
             self.clients.begin(transport)
         headers = dict(scope["headers"])
+        receive, send = to_the_end(scope, headers, receive, send)
         # A client's own, if that is a sane one; a new one need not be a secret, only differ.
         given = _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
         request_id = given[0].decode() if given else f"{getrandbits(128):032x}"

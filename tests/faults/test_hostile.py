@@ -136,6 +136,29 @@ def test_a_body_that_announces_too_much_is_413(
         assert_refused(read_one(wire), 413)
 
 
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("path", ["{tasks}", "/nowhere"])
+def test_who_still_sends_when_the_answer_comes_does_not_lose_it(
+    service: Service, tasks: str, path: str, version: str
+) -> None:
+    piece = b" " * 0x10000
+    head = request(
+        f"POST {path.format(tasks=tasks)}",
+        "Content-Type: application/json",
+        f"Content-Length: {100 * len(piece)}",
+    ).replace(b"HTTP/1.1", f"HTTP/{version}".encode())
+    if version == "1.0":  # which closes without a word
+        head = head.replace(b"Connection: close\r\n", b"")
+    with connect(service) as wire:
+        wire.sendall(head)
+        assert select.select([wire], [], [], 20)[0]  # it has answered
+        for _ in range(100):  # as nginx does, and Node's proxies: to the end
+            wire.sendall(piece)
+        answer = read_one(wire)
+        assert wire.recv(1) == b""  # neither reset nor left open
+    assert_refused(answer, 413 if "tasks" in path else 404)
+
+
 def test_a_slow_body_is_waited_for_and_holds_up_nobody(
     service: Service, client: httpx2.Client, tasks: str
 ) -> None:

@@ -161,3 +161,12 @@ def test_who_wants_long_lists_waits_for_others_like_him_and_nobody_else_does(
     assert small > 2
     # 40 lists, each as rows and as text, were a gigabyte.
     assert most < before + 500_000_000
+
+
+def test_who_was_answered_and_sends_no_more_is_hung_up_on(large: Service) -> None:
+    head = "POST /nowhere HTTP/1.1\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"
+    with ask(large, head.encode()) as wire:
+        said = b""
+        while part := wire.recv(4096):  # until it closes
+            said += part
+    assert said.startswith(b"HTTP/1.1 404 ")
