@@ -33,11 +33,13 @@ _NO_PAGES: Final = ("ftp:", "ws:", "wss:", "data:", "blob:", "javascript:")  # n
 
 
 def refuse_to_start(reason: str) -> NoReturn:
-    """End the process with one line that says why; with 3, uvicorn makes no new worker."""
+    """End the process with one line that says why; with 3, neither uvicorn nor gunicorn makes a new
+    worker.
+    """
     print(reason, file=sys.stderr, flush=True)
     # Not sys.exit: uvicorn reports that from inside the lifespan as an exception with its
     # traceback.
-    os._exit(3 if multiprocessing.parent_process() else 1)
+    os._exit(3 if multiprocessing.parent_process() or "gunicorn" in sys.modules else 1)
 
 
 def _database(url: SecretStr) -> SecretStr:

@@ -359,3 +359,11 @@ def test_log_level_warning_leaves_out_the_lines_of_requests(
 
     assert logged("info")
     assert not logged("warning")
+
+
+def test_with_gunicorn_a_bad_value_ends_all_workers_and_not_one_after_the_other() -> None:
+    script = "import sys; sys.modules['gunicorn'] = sys; import main"  # 3: its WORKER_BOOT_ERROR
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, env={"DATABASE_URL": "mysql://x"}
+    )
+    assert ended.returncode == 3
