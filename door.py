@@ -240,8 +240,7 @@ class Clients:
 
 
 def _has_body(headers: Headers) -> bool:
-    length = headers.get(b"content-length", b"").strip(b"0")
-    return b"transfer-encoding" in headers or bool(length)
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"").strip(b"0") != b""
 
 
 def transport_of(receive: Receive) -> Any:
